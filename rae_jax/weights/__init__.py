@@ -1,0 +1,1 @@
+"""Published weight files to module parameters and back."""
