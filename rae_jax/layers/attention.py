@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from rae_jax.layers.linear import LinearFactory, normal_linear
+from rae_jax.layers.linear import LinearFactory, xavier_linear
 from rae_jax.ops.attention import attention
 from rae_jax.ops.rope import apply_rotary
 from rae_jax.typing import Array, DTypeLike, Float
@@ -26,7 +26,7 @@ class SelfAttention(nnx.Module):
         *,
         qkv_bias: bool = True,
         qk_norm: Callable[..., nnx.Module] | None = None,
-        linear: LinearFactory = normal_linear,
+        linear: LinearFactory = xavier_linear,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):

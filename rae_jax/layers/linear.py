@@ -14,25 +14,6 @@ from rae_jax.typing import DTypeLike
 LinearFactory = Callable[..., nnx.Linear]
 
 
-def normal_linear(
-    in_features: int,
-    out_features: int,
-    *,
-    use_bias: bool = True,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Linear:
-    """Kernel from N(0, 0.02²), bias zero: the transformers library's rule for ViTs."""
-    return nnx.Linear(
-        in_features,
-        out_features,
-        use_bias=use_bias,
-        kernel_init=jax.nn.initializers.normal(0.02),
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
 def xavier_linear(
     in_features: int,
     out_features: int,
@@ -41,7 +22,7 @@ def xavier_linear(
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """Kernel xavier-uniform, bias zero."""
+    """Kernel xavier-uniform as one matrix, bias zero: the rule of MAE and of DiT."""
     return nnx.Linear(
         in_features,
         out_features,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rae_jax.layers.linear import LinearFactory, normal_linear
+from rae_jax.layers.linear import LinearFactory, xavier_linear
 from rae_jax.typing import Array, DTypeLike, Float
 
 
@@ -33,7 +33,7 @@ class Mlp(nnx.Module):
         inner_size: int,
         *,
         activation: Callable[[Array], Array],
-        linear: LinearFactory = normal_linear,
+        linear: LinearFactory = xavier_linear,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -57,7 +57,7 @@ class SwiGLU(nnx.Module):
         hidden_size: int,
         inner_size: int,
         *,
-        linear: LinearFactory = normal_linear,
+        linear: LinearFactory = xavier_linear,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
