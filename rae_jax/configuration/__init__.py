@@ -1,0 +1,1 @@
+"""Configuration: schema, defaults, durations and the command line of every tool."""

@@ -1,0 +1,90 @@
+"""Starting points for config files: locked dictionaries that hold every legal key.
+
+A config file takes one, sets what differs, and returns it.
+"""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from rae_jax.configuration import schema
+from rae_jax.configuration.section import Section, nearest
+
+DECODERS = {
+    "vit_b": schema.DecoderConfig(
+        hidden_size=768, depth=12, num_heads=12, intermediate_size=3072, patch_size=16
+    ),
+    "vit_l": schema.DecoderConfig(
+        hidden_size=1024, depth=24, num_heads=16, intermediate_size=4096, patch_size=16
+    ),
+    "vit_xl": schema.DecoderConfig(),
+}
+"""Published decoders (bytetriper/RAE, configs/decoder)."""
+
+DENOISERS = {
+    "dit_dh_s": schema.DenoiserConfig(
+        backbone_hidden_size=384, backbone_depth=12, backbone_num_heads=6
+    ),
+    "dit_dh_b": schema.DenoiserConfig(
+        backbone_hidden_size=768, backbone_depth=12, backbone_num_heads=12
+    ),
+    "dit_dh_l": schema.DenoiserConfig(
+        backbone_hidden_size=1024, backbone_depth=24, backbone_num_heads=16
+    ),
+    "dit_dh_xl": schema.DenoiserConfig(),
+}
+"""Published denoisers (arXiv 2510.11690); all have a head of width 2048 and depth 2."""
+
+
+def locked(config: Section) -> ConfigDict:
+    """`config` as a dictionary whose values, but not keys, can be changed."""
+    return ConfigDict(schema.as_dict(config)).lock()
+
+
+def stage1() -> ConfigDict:
+    """All keys of `Stage1Config`: the published recipe for 256 pixels, ViT-XL decoder."""
+    return locked(schema.Stage1Config())
+
+
+def stage2() -> ConfigDict:
+    """All keys of `Stage2Config`: the published recipe for 256 pixels, DiTDH-XL."""
+    return locked(schema.Stage2Config())
+
+
+def statistics() -> ConfigDict:
+    """All keys of `StatisticsConfig`."""
+    return locked(schema.StatisticsConfig())
+
+
+def sampling() -> ConfigDict:
+    """All keys of `SamplingConfig`: unguided Euler over 50 points, as published."""
+    return locked(schema.SamplingConfig())
+
+
+def reconstruction() -> ConfigDict:
+    """All keys of `ReconstructionConfig`."""
+    return locked(schema.ReconstructionConfig())
+
+
+def decoder(name: str) -> ConfigDict:
+    """Section `autoencoder.decoder` of a published size: "vit_b", "vit_l" or "vit_xl".
+
+    Raises:
+        ConfigError: No such size.
+    """
+    return _named(DECODERS, name, "decoder")
+
+
+def denoiser(name: str) -> ConfigDict:
+    """Section `denoiser` of a published size: "dit_dh_s", "dit_dh_b", "dit_dh_l" or "dit_dh_xl".
+
+    Raises:
+        ConfigError: No such size.
+    """
+    return _named(DENOISERS, name, "denoiser")
+
+
+def _named(table: Mapping[str, Section], name: str, what: str) -> ConfigDict:
+    if name not in table:
+        raise schema.ConfigError(f"unknown {what} {name!r}: {nearest(name, table)}")
+    return locked(table[name])
