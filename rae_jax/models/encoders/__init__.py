@@ -1,0 +1,1 @@
+"""Frozen image encoders whose tokens are the features of an autoencoder."""

@@ -1,0 +1,1 @@
+"""Mathematics of stage 1: losses, latent noise and latent statistics."""
