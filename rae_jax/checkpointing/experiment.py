@@ -1,0 +1,119 @@
+"""The folder of a run, with a note of its kind and settings, so that no two runs mix in it."""
+
+import json
+import os
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from rae_jax.sharding.processes import is_main_process, wait_for_all
+
+_FILE = "config.json"
+_LISTED = 20
+_ABSENT = "(absent)"
+
+
+def open_workdir(
+    workdir: str | pathlib.Path,
+    kind: str,
+    config: Mapping[str, Any],
+    may_change: Collection[str] = (),
+) -> pathlib.Path:
+    """Makes the folder of a run and notes its settings, or checks them against those noted.
+
+    Args:
+        workdir: Folder, the same for every process.
+        kind: What is run there: "stage1", "stage2", ...
+        config: Nested settings, JSON values.
+        may_change: Dotted names, of settings or of whole sections, that may differ from one start
+            to the next ("duration", "loop"); the newest values are noted.
+
+    Returns:
+        Absolute path of the folder.
+
+    Raises:
+        ValueError: The folder holds another kind of run or other settings.
+    """
+    folder = pathlib.Path(workdir).absolute()
+    config = json.loads(json.dumps(dict(config)))
+    if (folder / _FILE).exists():
+        old_kind, old_config = read_experiment(folder)
+        _require_same(folder, (old_kind, old_config), (kind, config), may_change)
+    # Every process compares with what was there before any of them writes.
+    wait_for_all("experiment.compared")
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"kind": kind, "config": config}, indent=2) + "\n"
+        partial = folder / f"{_FILE}.partial"
+        partial.write_text(text)
+        os.replace(partial, folder / _FILE)
+    wait_for_all("experiment.written")
+    return folder
+
+
+def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
+    """Kind and settings of the run in `workdir`.
+
+    Raises:
+        FileNotFoundError: No such folder, or no run in it.
+        ValueError: The settings file is damaged.
+    """
+    folder = pathlib.Path(workdir).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; give the --workdir of a run")
+    path = folder / _FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no run in {folder}: it has no {_FILE}; give the --workdir of one")
+    try:
+        content = json.loads(path.read_text())
+        return content["kind"], content["config"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); restore it or use another folder"
+        ) from error
+
+
+def _require_same(
+    folder: pathlib.Path,
+    old: tuple[str, dict[str, Any]],
+    new: tuple[str, dict[str, Any]],
+    may_change: Collection[str],
+) -> None:
+    if old[0] != new[0]:
+        raise ValueError(
+            f"{folder} holds a run of kind {old[0]!r}, not {new[0]!r}; use another --workdir"
+        )
+    there, here = _flat(old[1]), _flat(new[1])
+    different = [
+        name
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name, _ABSENT) != here.get(name, _ABSENT)
+        and not any(name == free or name.startswith(f"{free}.") for free in may_change)
+    ]
+    if not different:
+        return
+    lines = [
+        f"  {name}: {_shown(there, name)} there, {_shown(here, name)} now"
+        for name in different[:_LISTED]
+    ]
+    if len(different) > _LISTED:
+        lines.append(f"  and {len(different) - _LISTED} more")
+    raise ValueError(
+        f"{folder} holds a run with other settings:\n"
+        + "\n".join(lines)
+        + "\nset them back to go on with that run, or use another --workdir for a new one"
+    )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(flat: Mapping[str, Any], name: str) -> str:
+    return repr(flat[name]) if name in flat else _ABSENT

@@ -1,0 +1,104 @@
+"""Reads some entries of a checkpoint, such as the moving average, without the optimiser's."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from rae_jax.checkpointing.entries import abstract_plain, from_plain
+from rae_jax.checkpointing.record import (
+    STATE,
+    CheckpointMismatch,
+    Record,
+    brief,
+    existing,
+    read_record,
+)
+from rae_jax.typing import PyTree
+
+
+def restore_entries(
+    directory: str | pathlib.Path, abstract: Mapping[str, PyTree], step: int | None = None
+) -> tuple[int, dict[str, PyTree]]:
+    """Restores the top-level entries named in `abstract` and nothing else.
+
+    Args:
+        directory: Folder of a `CheckpointManager`.
+        abstract: Entry -> tree of shapes or arrays, e.g. `{"ema": ..., "buffers": ...}`; shardings
+            as in `CheckpointManager.restore_latest`.
+        step: Which checkpoint, the newest unless given.
+
+    Returns:
+        The step and the restored entries.
+
+    Raises:
+        FileNotFoundError: No such folder or step.
+        CheckpointMismatch: The entries are those of another model.
+        ValueError: The checkpoint is damaged: it cannot be read, or a fingerprint differs.
+    """
+    with _open(directory) as manager:
+        step = _chosen(manager, directory, step)
+        where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+        record = _readable_record(manager, step, where)
+        unknown = sorted(abstract.keys() - record.leaves.keys())
+        if unknown:
+            raise CheckpointMismatch(
+                f"{where} has no entry {', '.join(unknown)}; it has {', '.join(record.leaves)}"
+            )
+        shapes = {name: abstract_plain(tree) for name, tree in abstract.items()}
+        record.require_like(shapes, where)
+        arguments = ocp.args.PyTreeRestore(
+            item=shapes,
+            partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+        )
+        try:
+            plain = manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
+        except Exception as error:  # Damaged files raise all sorts of exceptions, even bare ones.
+            raise ValueError(f"{where} cannot be read, {brief(error)}; choose another") from error
+    altered = record.altered(plain)
+    if altered:
+        raise ValueError(
+            f"{where} is damaged: the fingerprint of {', '.join(altered)} is not the one that "
+            "was saved; choose another step"
+        )
+    return step, {name: from_plain(plain[name], abstract[name]) for name in abstract}
+
+
+def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
+    """The metadata saved with a checkpoint, the newest unless `step` is given.
+
+    Raises:
+        FileNotFoundError: No such folder or step.
+        ValueError: The checkpoint is damaged.
+    """
+    with _open(directory) as manager:
+        step = _chosen(manager, directory, step)
+        where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+        return _readable_record(manager, step, where).metadata
+
+
+def _readable_record(manager: ocp.CheckpointManager, step: int, where: str) -> Record:
+    try:
+        return read_record(manager, step)
+    except Exception as error:  # As above.
+        raise ValueError(f"{where} cannot be read, {brief(error)}; choose another") from error
+
+
+def _open(directory: str | pathlib.Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    return ocp.CheckpointManager(existing(directory), options=options)
+
+
+def _chosen(manager: ocp.CheckpointManager, directory: str | pathlib.Path, step: int | None) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise FileNotFoundError(
+            f"no checkpoint in {directory}; train first, or name another folder"
+        )
+    if step is None:
+        return steps[-1]
+    if step not in steps:
+        raise FileNotFoundError(f"no checkpoint of step {step} in {directory}; it has {steps}")
+    return step

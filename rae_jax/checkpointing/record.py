@@ -1,0 +1,118 @@
+"""What stands beside the arrays of a checkpoint: the caller's metadata, fingerprints, shapes."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from rae_jax.checkpointing.fingerprint import digest, fingerprints, signature
+from rae_jax.typing import PyTree
+
+STATE = "state"
+RECORD = "metadata"
+"""Names of the two items of a checkpoint."""
+
+_FORMAT = 1
+_LISTED = 20
+
+
+class CheckpointMismatch(ValueError):
+    """A checkpoint is whole, but holds the state of another model; the message lists where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The JSON item of a checkpoint.
+
+    Attributes:
+        metadata: What the caller gave to `save`.
+        fingerprint: Top-level entry of the state -> fingerprint.
+        leaves: Top-level entry -> dotted path -> type and shape.
+    """
+
+    metadata: dict[str, Any]
+    fingerprint: dict[str, str]
+    leaves: dict[str, dict[str, str]]
+
+    @classmethod
+    def of(cls, entries: Mapping[str, PyTree], metadata: Mapping[str, Any]) -> "Record":
+        """The record to store with `entries`; metadata must consist of JSON values."""
+        return cls(
+            metadata=json.loads(json.dumps(dict(metadata))),
+            fingerprint=fingerprints(entries),
+            leaves={name: signature(tree) for name, tree in entries.items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON value with a digest of itself."""
+        value = {"format": _FORMAT, **dataclasses.asdict(self)}
+        return {**value, "digest": digest(value)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Record":
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: The digest does not fit, or the format is another.
+        """
+        content = {name: part for name, part in value.items() if name != "digest"}
+        if digest(content) != value.get("digest"):
+            raise ValueError("the metadata file was altered after it was written")
+        if content.pop("format") != _FORMAT:
+            raise ValueError(f"the checkpoint format is {value['format']}, expected {_FORMAT}")
+        return cls(**content)
+
+    def require_like(self, entries: Mapping[str, PyTree], where: str) -> None:
+        """Compares names, types and shapes of `entries` with those stored.
+
+        Raises:
+            CheckpointMismatch: They differ.
+        """
+        differences = []
+        for name, tree in entries.items():
+            wanted, stored = signature(tree), self.leaves.get(name, {})
+            for path in sorted(wanted.keys() | stored.keys()):
+                there, here = stored.get(path), wanted.get(path)
+                if there != here:
+                    leaf = f"{name}.{path}" if path else name
+                    differences.append(f"  {leaf}: {there or 'absent'} != {here or 'absent'}")
+        if differences:
+            more = len(differences) - _LISTED
+            shown = differences[:_LISTED] + ([f"  and {more} more"] if more > 0 else [])
+            raise CheckpointMismatch(
+                f"{where} is of another model (stored != wanted):\n"
+                + "\n".join(shown)
+                + "\nuse the config it was written with, or another folder"
+            )
+
+    def altered(self, entries: Mapping[str, PyTree]) -> list[str]:
+        """Names of the entries whose fingerprint is not the stored one."""
+        found = fingerprints(entries)
+        return [name for name in found if found[name] != self.fingerprint.get(name)]
+
+
+def read_record(manager: ocp.CheckpointManager, step: int) -> Record:
+    """The record of one step; whatever is wrong with the file comes as an exception."""
+    arguments = ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
+    return Record.from_json(manager.restore(step, args=arguments)[RECORD])
+
+
+def existing(directory: str | pathlib.Path) -> pathlib.Path:
+    """Absolute path of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    directory = pathlib.Path(directory).absolute()
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no checkpoint folder {directory}; give the one a run has written")
+    return directory
+
+
+def brief(error: Exception) -> str:
+    """Type and first line of an error whose text may run to pages."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

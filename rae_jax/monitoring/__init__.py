@@ -1,0 +1,1 @@
+"""What a run tells the outside: numbers, pictures, curves, speed, progress."""

@@ -1,0 +1,175 @@
+"""Where numbers and pictures of a run go: a JSON-lines file, TensorBoard, Weights & Biases."""
+
+import json
+import math
+import os
+import pathlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rae_jax.monitoring.image_grids import save_png
+from rae_jax.sharding.processes import is_main_process
+from rae_jax.typing import UInt8
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Writer(Protocol):
+    """Takes numbers and pictures of a run, step by step."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Notes named numbers of one step."""
+        ...
+
+    def images(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Notes one picture of a step."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+        ...
+
+
+class JsonLinesWriter:
+    """One line `{"step": ..., name: value, ...}` per call in `metrics.jsonl`; pictures as PNG.
+
+    A resumed run repeats the steps after its checkpoint, so their lines are dropped on opening.
+    Values that JSON has no number for become the strings "nan", "inf" and "-inf".
+    """
+
+    def __init__(self, folder: str | pathlib.Path, resume_step: int = 0):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / METRICS_FILE
+        if path.exists():
+            _keep_until(path, resume_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line, at once."""
+        numbers = {name: float(value) for name, value in values.items()}
+        line = {name: v if math.isfinite(v) else str(v) for name, v in numbers.items()}
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        self._file.flush()
+
+    def images(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Writes `images/NAME_STEP.png`."""
+        save_png(self.folder / "images" / f"{name}_{step:08d}.png", image)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoardWriter:
+    """Event files for TensorBoard; steps after `resume_step` that are already there are purged."""
+
+    def __init__(self, folder: str | pathlib.Path, resume_step: int = 0):
+        # Imported here: it takes a second, and runs without TensorBoard need not pay it.
+        from tensorboardX import SummaryWriter
+
+        # Events of an interrupted run may carry steps that are about to be repeated.
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one event per number."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, float(value), step)
+
+    def images(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Adds one event with the picture."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes out what is held back."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """Weights & Biases; `WANDB_MODE`, `WANDB_PROJECT` and the like are read from the environment.
+
+    The run's id is kept in `folder/wandb_id`, so that a resumed run goes on in the same curves.
+    """
+
+    def __init__(self, folder: str | pathlib.Path):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError(
+                "the writer 'wandb' needs a package that is missing; run `pip install wandb`, or "
+                "leave it out of the writers"
+            ) from error
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "wandb_id"
+        if not id_file.exists():
+            id_file.write_text(secrets.token_hex(4))
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "rae_jax"),
+            name=folder.absolute().parent.name,
+            id=id_file.read_text(),
+            resume="allow",
+            dir=str(folder),
+        )
+        # A resumed run repeats steps; W&B's own counter only ever goes up.
+        self._run.define_metric("*", step_metric="step")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the numbers together."""
+        numbers = {name: float(value) for name, value in values.items()}
+        self._run.log({"step": step, **numbers})
+
+    def images(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Logs the picture."""
+        self._run.log({"step": step, name: self._wandb.Image(image)})
+
+    def close(self) -> None:
+        """Ends the W&B run."""
+        self._run.finish()
+
+
+def make_writers(
+    names: Sequence[str], folder: str | pathlib.Path, resume_step: int = 0
+) -> list[Writer]:
+    """Writers by name; an empty list in every process but the main one.
+
+    Args:
+        names: Any of "json", "tensorboard", "wandb".
+        folder: Folder of the run: `metrics.jsonl` and `images/` lie in it, event files in
+            `tensorboard/`, W&B's in `wandb/`.
+        resume_step: Steps finished before this start.
+
+    Raises:
+        ValueError: An unknown name, or a package that is not installed.
+    """
+    folder = pathlib.Path(folder)
+    known: dict[str, Callable[[], Any]] = {
+        "json": lambda: JsonLinesWriter(folder, resume_step),
+        "tensorboard": lambda: TensorBoardWriter(folder / "tensorboard", resume_step),
+        "wandb": lambda: WandbWriter(folder / "wandb"),
+    }
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"writers must be among {sorted(known)}, got {unknown}")
+    return [known[name]() for name in names] if is_main_process() else []
+
+
+def _keep_until(path: pathlib.Path, last_step: int) -> None:
+    """Drops the lines of later steps, and a last line that was cut off in writing."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= last_step]
+    if len(kept) < len(lines):
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except json.JSONDecodeError:
+        return math.inf

@@ -1,0 +1,1 @@
+"""Generated images: making and saving them."""

@@ -1,0 +1,1 @@
+"""Where arrays live: device mesh, parameter rules, activation constraints, several processes."""

@@ -1,0 +1,209 @@
+"""What happens every so many steps of the loop: logging, saving, checking, showing, previews."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from rae_jax.checkpointing.manager import CheckpointManager
+from rae_jax.monitoring.progress import progress_bar
+from rae_jax.monitoring.timing import Throughput
+from rae_jax.monitoring.writers import Writer
+from rae_jax.typing import Array, Int
+
+Metrics = Mapping[str, Any]
+"""Scalars by name, still on the device."""
+
+
+class Hook(Protocol):
+    """Is called by the loop after every step, and once at the end or on interruption.
+
+    The state is used up by the next step: a hook must not keep it.
+    """
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Acts after a step, `step` being the number of finished ones."""
+        ...
+
+    def finish(self, step: int, state: Any) -> None:
+        """Acts after the last step."""
+        ...
+
+
+class LogMetrics:
+    """Writes the metrics of every `every`-th step, with the speed since the last time."""
+
+    def __init__(self, every: int, writers: Sequence[Writer], images_per_step: int):
+        self.every = _positive(every)
+        self.writers = writers
+        self._throughput = Throughput(images_per_step)
+        self._started = False
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Fetches and writes the metrics, if it is their turn."""
+        if not self._started:
+            # The first step includes compilation, which is no part of the speed.
+            jax.block_until_ready(metrics)
+            self._throughput.start(step)
+            self._started = True
+        if step % self.every:
+            return
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        values |= self._throughput.measure(step)
+        for writer in self.writers:
+            writer.scalars(step, values)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        logging.info("step %d: %s", step, shown)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Does nothing: the last step is not logged out of turn."""
+
+
+class SaveCheckpoint:
+    """Saves every `every` steps and at the end."""
+
+    def __init__(self, every: int, manager: CheckpointManager, metadata: Mapping[str, Any]):
+        self.every = _positive(every)
+        self.manager = manager
+        self.metadata = metadata
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Starts a save, if it is time."""
+        if step % self.every == 0:
+            self.manager.save(step, state, self.metadata)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Saves, unless this very step is saved, and waits until it is on disk."""
+        self.manager.save(step, state, self.metadata)
+        self.manager.wait()
+
+
+@jax.jit
+def _first_bad(
+    first: Int[Array, ""], step: Int[Array, ""], metrics: dict[str, Any]
+) -> Int[Array, ""]:
+    bad = jnp.any(jnp.stack([~jnp.isfinite(value) for value in metrics.values()]))
+    return jnp.where(bad & (first < 0), step, first)
+
+
+class StopOnNonFinite:
+    """Ends the run if a metric is NaN or infinite in any step.
+
+    Every step is checked on the device, and every `every` steps the answer is fetched. List it
+    before `SaveCheckpoint`, and let its interval divide the other's, so that no broken state is
+    saved.
+    """
+
+    def __init__(self, every: int):
+        self.every = _positive(every)
+        self._first: Any = np.int32(-1)
+        self._checked: int | None = None
+        self._latest: Metrics = {}
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Notes on the device whether the step was sound, and looks if it is time."""
+        if self._checked is None:
+            self._checked = step - 1
+        self._latest = metrics
+        if metrics:
+            self._first = _first_bad(jnp.asarray(self._first), np.int32(step), dict(metrics))
+        if step % self.every == 0:
+            self._check(step)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Checks the steps since the last look."""
+        self._check(step)
+
+    def _check(self, step: int) -> None:
+        first = int(self._first)
+        if first >= 0:
+            values = {name: float(value) for name, value in self._latest.items()}
+            bad = {name: value for name, value in values.items() if not np.isfinite(value)}
+            raise FloatingPointError(
+                f"training broke down at step {first}, found when checking steps "
+                f"{(self._checked or 0) + 1} to {step}: a metric was not finite; in step {step}: "
+                f"{bad or 'all are finite again'}; lower the learning rate, clip gradients, or go "
+                "on from an earlier checkpoint"
+            )
+        self._checked = step
+
+
+class ShowProgress:
+    """A progress bar with the time left, and the loss where the metrics have one."""
+
+    def __init__(self, start_step: int, num_steps: int, every: int = 10):
+        self.every = _positive(every)
+        self._shown = start_step
+        self._bar = progress_bar(num_steps, done=start_step, description="training")
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Moves the bar, if it is time."""
+        if step % self.every:
+            return
+        if "loss" in metrics:
+            self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}", refresh=False)
+        self._advance(step)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Closes the bar."""
+        self._advance(step)
+        self._bar.close()
+
+    def _advance(self, step: int) -> None:
+        self._bar.update(step - self._shown)
+        self._shown = step
+
+
+class Every:
+    """Calls `function(step, state)` every `every` steps: previews, evaluations."""
+
+    def __init__(self, every: int, function: Callable[[int, Any], None]):
+        self.every = _positive(every)
+        self.function = function
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Calls the function, if it is time."""
+        if step % self.every == 0:
+            self.function(step, state)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Does nothing."""
+
+
+class Profile:
+    """Records a profiler trace of the `num_steps` steps after step `first_step`."""
+
+    def __init__(self, folder: str | pathlib.Path, first_step: int, num_steps: int):
+        self.folder = str(folder)
+        self.first_step = first_step
+        self.num_steps = _positive(num_steps)
+        self._running = False
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Starts or stops the trace at its step."""
+        if step == self.first_step:
+            jax.block_until_ready(metrics)
+            jax.profiler.start_trace(self.folder)
+            self._running = True
+        elif step == self.first_step + self.num_steps:
+            self._stop(metrics)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Stops a trace that still runs."""
+        self._stop(state)
+
+    def _stop(self, results: Any) -> None:
+        if self._running:
+            jax.block_until_ready(results)
+            jax.profiler.stop_trace()
+            self._running = False
+
+
+def _positive(every: int) -> int:
+    if every < 1:
+        raise ValueError(f"an interval must be at least 1 step, got {every}")
+    return every
