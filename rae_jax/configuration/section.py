@@ -61,10 +61,6 @@ class Section:
         divisor = getattr(self, of)
         self.require(name, getattr(self, name) % divisor == 0, f"be a multiple of {of}, {divisor}")
 
-    def require_seed(self) -> None:
-        """Raises ConfigError unless `seed` fits the generators, which take 32 bits."""
-        self.require("seed", 0 <= getattr(self, "seed", 0) < 2**32, "be in [0, 2^32)")
-
 
 def field_types(cls: type[Section]) -> dict[str, Any]:
     """Type of each field of `cls` by name."""
@@ -79,7 +75,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"legal are {', '.join(sorted(names))}"
 
 
-def parse(cls: type[T], values: Mapping[str, Any] | ConfigDict) -> T:
+def parse(cls: type[T], values: ConfigDict | Mapping[str, Any]) -> T:
     """Instance of the configuration dataclass `cls` from nested `values`.
 
     Keys that `values` lacks keep their defaults. Whole numbers are accepted for floats and lists
@@ -90,11 +86,14 @@ def parse(cls: type[T], values: Mapping[str, Any] | ConfigDict) -> T:
             of the wrong type with the type expected and the value received, or of a value that
             the dataclass rejects.
     """
-    plain = values.to_dict() if isinstance(values, ConfigDict) else values
-    return _section(cls, plain, "")
+    if isinstance(values, ConfigDict):
+        values = values.to_dict()
+    return _section(cls(), values, "")
 
 
-def _section(cls: type[T], values: Any, path: str) -> T:
+def _section(default: T, values: Any, path: str) -> T:
+    """`default` with `values` in it: a section's defaults may differ with where it stands."""
+    cls = type(default)
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{path} must be a section with keys of {cls.__name__}, got {_described(values)}"
@@ -107,16 +106,18 @@ def _section(cls: type[T], values: Any, path: str) -> T:
             raise ConfigError(
                 f"unknown key {where!r} in {cls.__name__}: {nearest(str(name), types)}"
             )
-        parsed[name] = _value(types[name], value, where)
+        inner = getattr(default, name)
+        if isinstance(inner, Section):
+            parsed[name] = _section(inner, value, where)
+        else:
+            parsed[name] = _value(types[name], value, where)
     try:
-        return cls(**parsed)
+        return dataclasses.replace(default, **parsed)
     except ConfigError as error:
         raise ConfigError(f"{path}.{error}" if path else str(error)) from None
 
 
 def _value(expected: Any, value: Any, path: str) -> Any:
-    if isinstance(expected, type) and issubclass(expected, Section):
-        return _section(expected, value, path)
     if get_origin(expected) is tuple:
         return _sequence(expected, value, path)
     # The dataclass itself checks the choices of a Literal, also when it is built directly.

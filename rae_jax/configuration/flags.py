@@ -1,0 +1,160 @@
+"""Command line of the tools: `--config=FILE`, overrides `--config.a.b=VALUE`, `--workdir=FOLDER`.
+
+A tool defines its flags, and hands `main` the function that does the work. What a user can put
+right is printed as one line, without a traceback (`--verbosity=1` shows it).
+"""
+
+import importlib.util
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.section import Section, nearest, parse
+
+T = TypeVar("T", bound=Section)
+
+USER_ERROR = 2
+"""Exit status after an error that the user can put right."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of shells."""
+
+CONFIGS = pathlib.Path("configs")
+
+
+def define_config() -> flags.FlagHolder[ConfigDict]:
+    """Defines `--config`, a Python file with `get_config()`, and overrides of its keys."""
+    return config_flags.DEFINE_config_file(
+        "config", help_string="Config file; override with --config.section.key=value."
+    )
+
+
+def define_workdir(default: str | None = None) -> flags.FlagHolder[str | None]:
+    """Defines `--workdir`, the folder of everything a run writes; required without `default`."""
+    return flags.DEFINE_string("workdir", default, "Folder of everything that this run writes.")
+
+
+def main(run: Callable[[T], None], schema: type[T]) -> None:
+    """Runs a tool with the parsed config of `--config`, then leaves the process.
+
+    Call `define_config` before. The process ends with status 0, or 2 after an error that the user
+    can put right, such as a missing or wrong flag, a ValueError or a file that cannot be read.
+    """
+    launch(lambda: run(parse(schema, flags.FLAGS["config"].value)))
+
+
+def launch(run: Callable[[], None]) -> None:
+    """Runs a tool that has no config, with the same treatment of errors as `main`."""
+
+    def work(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            _fail(ConfigError(f"unexpected arguments {argv[1:]}; flags are --name=value"))
+        try:
+            run()
+        except (ValueError, OSError) as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    app.run(work, flags_parser=_parse_flags)
+
+
+def _fail(error: Exception) -> NoReturn:
+    if logging.level_debug():
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        if "config" in flags.FLAGS and not _asks_for_help(argv):
+            _check_config(argv)
+        remaining = flags.FLAGS(argv)
+        if "workdir" in flags.FLAGS and not flags.FLAGS["workdir"].value:
+            raise ConfigError("--workdir is missing; pass the folder that this run may write to")
+    except (flags.Error, ValueError, OSError) as error:
+        _fail(error)
+    return remaining
+
+
+def _asks_for_help(argv: Sequence[str]) -> bool:
+    return any(re.fullmatch(r"--?(help\w*|\?)", argument) for argument in argv[1:])
+
+
+def _check_config(argv: Sequence[str]) -> None:
+    """Raises ConfigError for what ml_collections would report late or in its own terms."""
+    path = _config_path(argv)
+    if path is None:
+        found = sorted(map(str, CONFIGS.glob("**/*.py")))
+        legal = ", ".join(found) or "the path of a Python file with get_config()"
+        raise ConfigError(f"--config is missing; pass one of: {legal}")
+    if not pathlib.Path(path).is_file():
+        found = sorted(map(str, CONFIGS.glob("**/*.py")))
+        raise ConfigError(f"--config={path} does not exist: {nearest(path, found)}")
+    keys = _dotted_keys(_load(path))
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in keys:
+            raise ConfigError(f"unknown key --config.{match[1]}: {_nearest_key(match[1], keys)}")
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+    path = None
+    for position, argument in enumerate(argv):
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+        if match and match[1] is not None:
+            path = match[1]
+        elif match and position + 1 < len(argv):
+            path = argv[position + 1]
+    return path or None
+
+
+def _load(path: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        # A config file is code; whatever it raises is the user's to put right, where it says.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise ConfigError(f"{place}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config() must return a ConfigDict, got {type(config)}")
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    # Locked dictionaries raise an AttributeError around a KeyError, which prints as a repr.
+    message: object = error
+    while isinstance(message, LookupError | AttributeError) and message.args:
+        message = message.args[0]
+    return " ".join(str(message).split())
+
+
+def _dotted_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in config.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, ConfigDict):
+            keys += _dotted_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest_key(key: str, keys: Sequence[str]) -> str:
+    """Advice about an unknown dotted key: the key alone may also have lost its section."""
+    same_name = [legal for legal in keys if legal.split(".")[-1] == key.split(".")[-1]]
+    return nearest(key, same_name or keys)

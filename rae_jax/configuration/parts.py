@@ -1,0 +1,299 @@
+"""Sections that configurations are made of; see `schema`."""
+
+import dataclasses
+from typing import Literal
+
+from rae_jax.configuration.section import Section
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Section):
+    """Frozen encoder whose features are the latents.
+
+    Attributes:
+        kind: Architecture.
+        path: Local folder or hub name in the Hugging Face layout.
+        input_size: Images are resized to this side before they are encoded.
+    """
+
+    positive = ("input_size",)
+
+    kind: Literal["mae"] = "mae"
+    path: str = "facebook/vit-mae-base"
+    input_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig(Section):
+    """ViT decoder from latents to images."""
+
+    positive = ("hidden_size", "depth", "num_heads", "intermediate_size", "patch_size")
+
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    intermediate_size: int = 4096
+    patch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.require_multiple("hidden_size", "num_heads")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(Section):
+    """Images to latents and back.
+
+    Attributes:
+        kind: "rae": frozen encoder, trained decoder.
+        encoder: The frozen encoder.
+        decoder: The trained decoder.
+        noise_tau: In stage 1 each image's features get noise of a standard deviation that is
+            uniform in [0, noise_tau).
+        checkpoint: Work folder of the stage-1 run whose EMA decoder is loaded; "" for none.
+        statistics: File (npz) of latent statistics; "" leaves latents as they are.
+    """
+
+    not_negative = ("noise_tau",)
+
+    kind: Literal["rae"] = "rae"
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    noise_tau: float = 0.8
+    checkpoint: str = ""
+    statistics: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """Images and their preparation.
+
+    Attributes:
+        source: "image_folder": a folder of images, one sub-folder per class. "digits": the
+            handwritten digits that ship with scikit-learn.
+        path: The image folder.
+        split: "train" or "test" of the digits; for an image folder the sub-folder of `path` that
+            holds the classes, "" for `path` itself.
+        image_size: Side of the square images that come out.
+        crop: "random": shorter side to `resize_size`, then a random square. "center": the largest
+            square in the middle, resized. "none": images must already have `image_size`.
+        resize_size: See `crop`; used by "random" only.
+        horizontal_flip: Mirror every other image, at random.
+        num_threads: Threads that read and prepare batches; 0 does it in the calling thread.
+    """
+
+    positive = ("image_size", "resize_size")
+    not_negative = ("num_threads",)
+
+    source: Literal["image_folder", "digits"] = "image_folder"
+    path: str = ""
+    split: str = "train"
+    image_size: int = 256
+    crop: Literal["random", "center", "none"] = "random"
+    resize_size: int = 384
+    horizontal_flip: bool = False
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        if self.crop == "random":
+            smallest = f"be at least image_size, {self.image_size}, for crop 'random'"
+            self.require("resize_size", self.resize_size >= self.image_size, smallest)
+        if self.source == "digits":
+            self.require("split", self.split in ("train", "test"), "be 'train' or 'test'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Section):
+    """AdamW; `clip_norm` 0 does not clip."""
+
+    positive = ("learning_rate", "epsilon")
+    not_negative = ("weight_decay", "clip_norm")
+    fractions = ("beta1", "beta2")
+
+    learning_rate: float = 2e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Section):
+    """Learning rate over time.
+
+    Attributes:
+        kind: Shape of the decay from the optimizer's learning rate to the final one.
+        warmup: The decay begins after it.
+        end: The decay ends then.
+        final_learning_rate: Held from `end` on; "constant" does not use it.
+        warmup_from_zero: Rise linearly from zero over `warmup`; otherwise the full learning rate
+            is held over `warmup`.
+    """
+
+    not_negative = ("final_learning_rate",)
+    durations = ("end",)
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: str = "1 epochs"
+    end: str = "16 epochs"
+    final_learning_rate: float = 2e-5
+    warmup_from_zero: bool = True
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.amount("warmup")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig(Section):
+    """What a training loop does every so often, and where metrics go."""
+
+    positive = ("keep_checkpoints",)
+    durations = ("log_every", "checkpoint_every", "preview_every")
+
+    log_every: str = "50 steps"
+    checkpoint_every: str = "1 epochs"
+    keep_checkpoints: int = 2
+    preview_every: str = "1 epochs"
+    writers: tuple[str, ...] = ("jsonl", "tensorboard")
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        legal = ("jsonl", "tensorboard", "wandb")
+        self.require("writers", set(self.writers) <= set(legal), f"be some of {legal}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig(Section):
+    """Devices along each mesh axis; -1 takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        names = ("data", "fsdp", "tensor")
+        for name in names:
+            size = getattr(self, name)
+            self.require(name, size > 0 or size == -1, "be above 0, or -1 for what is left")
+        filled = [name for name in names if getattr(self, name) == -1]
+        if len(filled) > 1:
+            self.require(filled[1], False, f"be above 0, because {filled[0]} is already -1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig(Section):
+    """Weights of the reconstruction losses."""
+
+    positive = ("l1",)
+
+    l1: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(Section):
+    """Latent diffusion transformer with a wide head (DiTDH)."""
+
+    positive = (
+        "backbone_hidden_size",
+        "backbone_depth",
+        "backbone_num_heads",
+        "head_hidden_size",
+        "head_depth",
+        "head_num_heads",
+        "mlp_ratio",
+        "patch_size",
+        "num_classes",
+    )
+
+    kind: Literal["dit_dh"] = "dit_dh"
+    backbone_hidden_size: int = 1152
+    backbone_depth: int = 28
+    backbone_num_heads: int = 16
+    head_hidden_size: int = 2048
+    head_depth: int = 2
+    head_num_heads: int = 16
+    mlp_ratio: float = 4.0
+    patch_size: int = 1
+    num_classes: int = 1000
+    use_qk_norm: bool = False
+    use_swiglu: bool = True
+    use_rope: bool = True
+    use_rms_norm: bool = True
+    use_position_embedding: bool = True
+    use_shift: bool = True
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        for part in ("backbone", "head"):
+            self.require_multiple(f"{part}_hidden_size", f"{part}_num_heads")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransportConfig(Section):
+    """Flow matching: path, what the denoiser predicts, distribution of times.
+
+    Attributes:
+        path: Interpolation between clean latents and noise.
+        prediction: What the denoiser returns.
+        time_distribution: Of t before the time shift.
+        logit_mean: Mean of logit(t), for "logit_normal".
+        logit_std: Standard deviation of logit(t), for "logit_normal".
+        time_shift_base: Times are shifted by sqrt(latent size / time_shift_base).
+    """
+
+    positive = ("logit_std", "time_shift_base")
+
+    path: Literal["linear"] = "linear"
+    prediction: Literal["velocity"] = "velocity"
+    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    time_shift_base: int = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig(Section):
+    """Integration from noise to latents.
+
+    Attributes:
+        method: Integrator.
+        num_steps: Points of the time grid.
+        final_step: "grid" ends at the grid's last point, a little above t = 0 as the published
+            models do; "zero" ends at t = 0.
+    """
+
+    method: Literal["euler"] = "euler"
+    num_steps: int = 50
+    final_step: Literal["grid", "zero"] = "grid"
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.require("num_steps", self.num_steps >= 2, "be at least 2")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidanceConfig(Section):
+    """Guidance; `interval` is the closed range of t in which it acts."""
+
+    not_negative = ("scale",)
+
+    method: Literal["none", "classifier_free"] = "none"
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        low, high = self.interval
+        self.require("interval", 0 <= low <= high <= 1, "be (low, high) with 0 <= low <= high <= 1")
