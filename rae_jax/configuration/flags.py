@@ -47,7 +47,7 @@ def main(run: Callable[[T], None], schema: type[T]) -> None:
     Call `define_config` before. The process ends with status 0, or 2 after an error that the user
     can put right, such as a missing or wrong flag, a ValueError or a file that cannot be read.
     """
-    launch(lambda: run(parse(schema, flags.FLAGS["config"].value)))
+    launch(lambda: run(parse(schema, flags.FLAGS.config)))
 
 
 def launch(run: Callable[[], None]) -> None:

@@ -1,0 +1,151 @@
+"""Host batches as a pure function of (seed, step), for any number of processes and threads.
+
+A batch is a dictionary: `images` uint8 [B, H, W, 3], `labels` int32 [B], `index` int64 [B].
+"""
+
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from grain import transforms as grain_transforms
+
+from rae_jax.data.sources.base import Record, Source
+
+Batch = dict[str, np.ndarray]
+Transform = grain_transforms.Map | grain_transforms.RandomMap
+
+
+def batches(
+    source: Source,
+    *,
+    seed: int,
+    global_batch_size: int,
+    transforms: Sequence[Transform] = (),
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+) -> Iterator[Batch]:
+    """Endless training batches, from that of `start_step` on; every epoch in a new order.
+
+    The global batch of a step is a function of `seed` and the step alone; a process gets its rows
+    of it, in order. So a run goes on from its step, on any number of processes. Batches straddle
+    epochs: no record is ever left out.
+
+    Args:
+        source: Labelled images.
+        seed: Origin of orders and augmentations.
+        global_batch_size: Rows over all processes.
+        transforms: Applied to each record in turn.
+        start_step: Step of the first batch.
+        process_index: This process.
+        process_count: Number of processes.
+        num_threads: Threads that prepare one batch each, ahead of their use; 0 prepares batches
+            when they are asked for.
+
+    Yields:
+        This process's rows: `images`, `labels`, `index`.
+
+    Raises:
+        ValueError: The source is empty or the batch does not divide over the processes.
+    """
+    if len(source) == 0:
+        raise ValueError(f"{source!r} has no records to train on")
+    local_batch_size = _local_batch_size(global_batch_size, process_count)
+    # Shuffle first and cut to processes last: order and augmentation belong to a record's place
+    # in the global stream. Cutting whole local batches, not records, keeps the rows of the global
+    # batch in the same order for every number of processes.
+    dataset = _prepared(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), transforms)
+    dataset = dataset.batch(local_batch_size, drop_remainder=True)[process_index::process_count]
+    return iter(_started(dataset[start_step:], num_threads))
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    transforms: Sequence[grain_transforms.Map] = (),
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+) -> Iterator[Batch]:
+    """Every record once, in order; all batches have the same shape.
+
+    The last batch is filled up with copies of the last record. `valid` bool [B] is false for
+    these copies.
+
+    Args:
+        source: Labelled images.
+        batch_size: Rows over all processes.
+        transforms: Applied to each record in turn; none may be random.
+        process_index: This process.
+        process_count: Number of processes; each gets equally many batches.
+        num_threads: As in `batches`.
+
+    Yields:
+        This process's rows: `images`, `labels`, `index`, `valid`.
+
+    Raises:
+        ValueError: The source is empty, the batch does not divide over the processes, or a
+            transform is random.
+    """
+    if len(source) == 0:
+        raise ValueError(f"{source!r} has no records to go through")
+    for transform in transforms:
+        if isinstance(transform, grain_transforms.RandomMap):
+            raise ValueError(f"{type(transform).__name__} is random; evaluation must not be")
+    local_batch_size = _local_batch_size(batch_size, process_count)
+    dataset = _prepared(grain.MapDataset.source(_Padded(source, batch_size)), transforms)
+    dataset = dataset.batch(local_batch_size, drop_remainder=True)[process_index::process_count]
+    return iter(_started(dataset, num_threads))
+
+
+class _Padded:
+    """A source extended to a multiple of `multiple` with copies of its last record."""
+
+    def __init__(self, source: Source, multiple: int):
+        self._source = source
+        self._length = -(-len(source) // multiple) * multiple
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Record:
+        last = len(self._source) - 1
+        return {**self._source[min(index, last)], "valid": np.bool_(index <= last)}
+
+    def __repr__(self) -> str:
+        return f"{self._source!r} padded to {self._length}"
+
+
+class _NameColumns(grain_transforms.Map):
+    """Renames the columns of a batch to the plural, as they are called from here on."""
+
+    def map(self, element: Record) -> Batch:
+        """The batch with its columns renamed."""
+        names = {"image": "images", "label": "labels"}
+        return {names.get(name, name): column for name, column in element.items()}
+
+
+def _local_batch_size(global_batch_size: int, process_count: int) -> int:
+    if global_batch_size < 1 or global_batch_size % process_count:
+        raise ValueError(
+            f"the global batch size must be a positive multiple of the number of processes, "
+            f"{process_count}, got {global_batch_size}"
+        )
+    return global_batch_size // process_count
+
+
+def _prepared(dataset: grain.MapDataset, transforms: Sequence[Transform]) -> grain.MapDataset:
+    for transform in transforms:
+        if isinstance(transform, grain_transforms.RandomMap):
+            dataset = dataset.random_map(transform)
+        else:
+            dataset = dataset.map(transform)
+    return dataset
+
+
+def _started(dataset: grain.MapDataset, num_threads: int) -> grain.IterDataset:
+    # One batch is one element: a buffer larger than the threads only fills memory.
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 1)
+    return dataset.map(_NameColumns()).to_iter_dataset(options)

@@ -1,0 +1,25 @@
+"""What every source gives."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+Record = dict[str, Any]
+"""`image` uint8 [H, W, 3], `label` int32, `index` int64."""
+
+
+class Source(Protocol):
+    """Random access to labelled images."""
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> Record:
+        """The record at `index`, the same at every call."""
+        ...
+
+
+def record(image: np.ndarray, label: int, index: int) -> Record:
+    """A record of fixed types, which batches rely on."""
+    return {"image": image, "label": np.int32(label), "index": np.int64(index)}

@@ -1,0 +1,128 @@
+"""Preparation of single images on the host, bit for bit as PIL does it upstream.
+
+Transforms map records to records. Random ones draw from a generator that belongs to the record's
+place in the stream.
+"""
+
+import numpy as np
+from grain import transforms as grain_transforms
+from PIL import Image
+
+from rae_jax.data.sources.base import Record
+
+
+def center_crop(image: np.ndarray, image_size: int) -> np.ndarray:
+    """Largest square in the middle, resized to `image_size` (ADM, openai/guided-diffusion).
+
+    Args:
+        image: uint8 [H, W, 3].
+        image_size: Side of the result.
+
+    Returns:
+        uint8 [image_size, image_size, 3].
+    """
+    picture = Image.fromarray(image)
+    while min(picture.size) >= 2 * image_size:
+        width, height = picture.size
+        picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
+    scale = image_size / min(picture.size)
+    width, height = (round(side * scale) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - image_size) // 2, (height - image_size) // 2
+    return np.asarray(picture)[top : top + image_size, left : left + image_size]
+
+
+def resize_shorter_side(image: np.ndarray, resize_size: int) -> np.ndarray:
+    """Shorter side to `resize_size`, the longer one in proportion, rounded down (torchvision).
+
+    Args:
+        image: uint8 [H, W, 3].
+        resize_size: Length of the shorter side of the result.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
+    height, width = image.shape[:2]
+    if min(height, width) == resize_size:
+        return image
+    longer = int(resize_size * max(height, width) / min(height, width))
+    size = (resize_size, longer) if width <= height else (longer, resize_size)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def squash(image: np.ndarray, image_size: int) -> np.ndarray:
+    """The whole image resized to a square, whatever its proportions.
+
+    Args:
+        image: uint8 [H, W, 3].
+        image_size: Side of the result.
+
+    Returns:
+        uint8 [image_size, image_size, 3].
+    """
+    size = (image_size, image_size)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+class CenterCrop(grain_transforms.Map):
+    """`center_crop` of each image."""
+
+    def __init__(self, image_size: int):
+        self.image_size = image_size
+
+    def map(self, element: Record) -> Record:
+        """Record with its image cropped."""
+        return {**element, "image": center_crop(element["image"], self.image_size)}
+
+
+class RequireSize(grain_transforms.Map):
+    """Lets square images of `image_size` through; others are an error."""
+
+    def __init__(self, image_size: int):
+        self.image_size = image_size
+
+    def map(self, element: Record) -> Record:
+        """The record itself.
+
+        Raises:
+            ValueError: Its image has another size.
+        """
+        height, width = element["image"].shape[:2]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ValueError(
+                f"image {element['index']} is {width} wide and {height} high, not "
+                f"{self.image_size} each; set data.crop to 'center' or 'random'"
+            )
+        return element
+
+
+class RandomCrop(grain_transforms.RandomMap):
+    """A random square of `image_size` after the shorter side was resized to `resize_size`."""
+
+    def __init__(self, image_size: int, resize_size: int):
+        if resize_size < image_size:
+            raise ValueError(
+                f"resize_size {resize_size} must be at least image_size {image_size}, "
+                "or no square fits"
+            )
+        self.image_size = image_size
+        self.resize_size = resize_size
+
+    def random_map(self, element: Record, rng: np.random.Generator) -> Record:
+        """Record with its image resized and cropped."""
+        image = resize_shorter_side(element["image"], self.resize_size)
+        height, width = image.shape[:2]
+        top = int(rng.integers(height - self.image_size + 1))
+        left = int(rng.integers(width - self.image_size + 1))
+        image = image[top : top + self.image_size, left : left + self.image_size]
+        return {**element, "image": image}
+
+
+class RandomFlip(grain_transforms.RandomMap):
+    """Mirrors left and right with probability one half."""
+
+    def random_map(self, element: Record, rng: np.random.Generator) -> Record:
+        """Record with its image mirrored or not."""
+        if rng.random() < 0.5:
+            return element
+        return {**element, "image": element["image"][:, ::-1]}
