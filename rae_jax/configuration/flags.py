@@ -18,6 +18,9 @@ from ml_collections import ConfigDict, config_flags
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.section import Section, nearest, parse
 
+# `--help` shows the flags defined here as those of the tool that defines them.
+flags.disclaim_key_flags()
+
 T = TypeVar("T", bound=Section)
 
 USER_ERROR = 2
@@ -133,7 +136,7 @@ def _load(path: str) -> ConfigDict:
         place = f"{path}:{lines[-1]}" if lines else path
         raise ConfigError(f"{place}: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{path}: get_config() must return a ConfigDict, got {type(config)}")
+        raise ConfigError(f"{path}: get_config() must return a ConfigDict, got {config!r}")
     return config
 
 

@@ -61,7 +61,7 @@ def steps_per_epoch(num_records: int, global_batch_size: int) -> float:
     return num_records / global_batch_size
 
 
-def steps(text: str, *, steps_per_epoch: float, global_batch_size: int) -> int:
+def steps(text: str, *, steps_per_epoch: int | float, global_batch_size: int) -> int:
     """Optimizer steps nearest to the duration `text`; at least one unless the amount is zero.
 
     Args:

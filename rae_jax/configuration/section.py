@@ -15,7 +15,7 @@ T = TypeVar("T", bound="Section")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """Base of all sections: checks choices, positive counts and durations by field.
+    """Base of all sections: checks ranges and durations of the fields that a section lists.
 
     Attributes:
         positive: Names of fields that must be above zero.
@@ -31,10 +31,6 @@ class Section:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for the first field whose value cannot be used."""
-        for name, expected in field_types(type(self)).items():
-            if get_origin(expected) is Literal:
-                choices = get_args(expected)
-                self.require(name, getattr(self, name) in choices, f"be one of {choices}")
         for name in self.positive:
             self.require(name, getattr(self, name) > 0, "be above 0")
         for name in self.not_negative:
@@ -120,12 +116,14 @@ def _section(default: T, values: Any, path: str) -> T:
 def _value(expected: Any, value: Any, path: str) -> Any:
     if get_origin(expected) is tuple:
         return _sequence(expected, value, path)
-    # The dataclass itself checks the choices of a Literal, also when it is built directly.
-    plain = type(get_args(expected)[0]) if get_origin(expected) is Literal else expected
-    if plain is float and type(value) is int:
+    if get_origin(expected) is Literal:
+        if value not in get_args(expected):
+            raise ConfigError(f"{path} must be one of {get_args(expected)}, got {value!r}")
+        return value
+    if expected is float and type(value) is int:
         return float(value)
-    if type(value) is not plain:
-        raise ConfigError(f"{path} must be of type {plain.__name__}, got {_described(value)}")
+    if type(value) is not expected:
+        raise ConfigError(f"{path} must be of type {expected.__name__}, got {_described(value)}")
     return value
 
 
