@@ -10,16 +10,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import UInt32
 
 from rae_jax.typing import Array, PyTree
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16}
 
 
-def _weighted_bits(array: Array) -> Array:
-    """Sum of an array's bits, every element weighted by an odd number that grows with its place.
+def _mixed(words: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """MurmurHash3's finalizer (Appleby 2011): one to one, and every bit sways every other."""
+    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+    return words ^ (words >> 16)
 
-    Modulo 2^32 an odd weight loses no bit, so any single changed element changes the sum. Places
+
+def _bit_sum(array: Array) -> UInt32[Array, ""]:
+    """Sum over the elements of a hash of their bits and their place.
+
+    The hash is one to one at every place, so any single changed element changes the sum. Places
     are counted axis by axis: flattening would gather an array that is cut over devices.
     """
     if array.dtype == jnp.bool_:
@@ -31,12 +39,12 @@ def _weighted_bits(array: Array) -> Array:
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place = place + index * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+    return jnp.sum(_mixed(bits ^ _mixed(place)), dtype=jnp.uint32)
 
 
 @jax.jit
 def _sums(tree: PyTree) -> list[Array]:
-    return [_weighted_bits(leaf) for leaf in jax.tree.leaves(tree)]
+    return [_bit_sum(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def signature(tree: PyTree) -> dict[str, str]:
@@ -62,6 +70,6 @@ def fingerprints(entries: Mapping[str, PyTree]) -> dict[str, str]:
     """
     sums = jax.device_get({name: _sums(tree) for name, tree in entries.items()})
     return {
-        name: digest([sorted(signature(tree)), list(map(int, sums[name]))])
+        name: digest([signature(tree), [int(value) for value in sums[name]]])
         for name, tree in entries.items()
     }

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import types
 from collections.abc import Mapping
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orbax.checkpoint as ocp
 from absl import logging
@@ -17,7 +17,7 @@ from rae_jax.checkpointing.entries import (
     to_plain,
     with_entries,
 )
-from rae_jax.checkpointing.record import RECORD, STATE, Record, brief, read_record
+from rae_jax.checkpointing.record import RECORD, STATE, Record, attempt, read_record
 from rae_jax.sharding.processes import agreed, is_main_process, wait_for_all
 
 State = TypeVar("State")
@@ -64,7 +64,7 @@ class CheckpointManager:
         self._current: int | None = None
         self._skipped: dict[int, str] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CheckpointManager":
         return self
 
     def __exit__(
@@ -149,26 +149,18 @@ class CheckpointManager:
         self._manager.close()
 
     def _read_record(self, step: int) -> tuple[Record | None, str]:
-        record, problem = None, ""
-        try:
-            record = read_record(self._manager, step)
-        except Exception as error:  # Damaged files raise all sorts of exceptions, even bare ones.
-            problem = f"its metadata cannot be read, {brief(error)}"
+        record, problem = attempt(lambda: read_record(self._manager, step))
         if agreed(record is not None):
             return record, ""
-        return None, problem or "another process could not read its metadata"
+        return None, f"its metadata cannot be read, {problem or 'by another process'}"
 
     def _read_state(
         self, step: int, record: Record, abstract: dict[str, Any]
     ) -> tuple[dict[str, Any] | None, str]:
         arguments = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
-        plain, problem = None, ""
-        try:
-            plain = self._manager.restore(step, args=arguments)[STATE]
-        except Exception as error:  # As above.
-            problem = f"its arrays cannot be read, {brief(error)}"
+        plain, problem = attempt(lambda: self._manager.restore(step, args=arguments)[STATE])
         if not agreed(plain is not None) or plain is None:
-            return None, problem or "another process could not read its arrays"
+            return None, f"its arrays cannot be read, {problem or 'by another process'}"
         altered = record.altered(plain)
         if altered:
             return None, f"the fingerprint of {', '.join(altered)} is not the one that was saved"

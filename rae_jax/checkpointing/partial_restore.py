@@ -11,7 +11,7 @@ from rae_jax.checkpointing.record import (
     STATE,
     CheckpointMismatch,
     Record,
-    brief,
+    attempt,
     existing,
     read_record,
 )
@@ -53,10 +53,10 @@ def restore_entries(
             partial_restore=True,
             restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
         )
-        try:
-            plain = manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
-        except Exception as error:  # Damaged files raise all sorts of exceptions, even bare ones.
-            raise ValueError(f"{where} cannot be read, {brief(error)}; choose another") from error
+        items = ocp.args.Composite(**{STATE: arguments})
+        plain, problem = attempt(lambda: manager.restore(step, args=items)[STATE])
+    if plain is None:
+        raise ValueError(f"{where} cannot be read, {problem}; choose another step")
     altered = record.altered(plain)
     if altered:
         raise ValueError(
@@ -80,10 +80,10 @@ def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dic
 
 
 def _readable_record(manager: ocp.CheckpointManager, step: int, where: str) -> Record:
-    try:
-        return read_record(manager, step)
-    except Exception as error:  # As above.
-        raise ValueError(f"{where} cannot be read, {brief(error)}; choose another") from error
+    record, problem = attempt(lambda: read_record(manager, step))
+    if record is None:
+        raise ValueError(f"{where} cannot be read, {problem}; choose another step")
+    return record
 
 
 def _open(directory: str | pathlib.Path) -> ocp.CheckpointManager:

@@ -1,15 +1,20 @@
 """What stands beside the arrays of a checkpoint: the caller's metadata, fingerprints, shapes."""
 
 import dataclasses
+import gc
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
 from rae_jax.checkpointing.fingerprint import digest, fingerprints, signature
 from rae_jax.typing import PyTree
+
+T = TypeVar("T")
 
 STATE = "state"
 RECORD = "metadata"
@@ -17,6 +22,7 @@ RECORD = "metadata"
 
 _FORMAT = 1
 _LISTED = 20
+_AFTERMATH = 0.3
 
 
 class CheckpointMismatch(ValueError):
@@ -112,7 +118,22 @@ def existing(directory: str | pathlib.Path) -> pathlib.Path:
     return directory
 
 
-def brief(error: Exception) -> str:
-    """Type and first line of an error whose text may run to pages."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+def attempt(read: Callable[[], T]) -> tuple[T | None, str]:
+    """Calls `read`; gives its result and "", or None and what went wrong, in one line.
+
+    Damaged files raise all sorts of exceptions, even bare ones. They also leave reads and
+    coroutines behind, each of which would print pages when it ends or is collected.
+    """
+    problem, hook = "", sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        return read(), ""
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        problem = f"{type(error).__name__}: {lines[0][:200]}"
+    finally:
+        if problem:
+            gc.collect()
+            time.sleep(_AFTERMATH)
+        sys.unraisablehook = hook
+    return None, problem

@@ -7,6 +7,7 @@ and the optimiser's moments alike, because the paths of all three end in the par
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -90,7 +91,7 @@ def tree_shardings(
         The same tree with `NamedSharding` leaves, for `jax.jit(..., out_shardings=...)`.
     """
 
-    def sharding(path: Sequence[object], leaf: jax.Array) -> NamedSharding:
+    def sharding(path: Sequence[object], leaf: Any) -> NamedSharding:
         spec = spec_for(path_name(path), leaf.shape, mesh.shape, rules=rules, min_size=min_size)
         return NamedSharding(mesh, spec)
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from rae_jax.typing import Array, Float
+from rae_jax.typing import Array, Float, PyTree
 
 Schedule = Callable[[Any], Float[Array, ""]]
 """Optimiser steps taken so far, 0 in the first one -> learning rate of the next."""
@@ -102,6 +103,16 @@ def adamw(
     optimizer = optax.adamw(
         learning_rate, b1=beta_1, b2=beta_2, eps=epsilon, weight_decay=weight_decay
     )
-    if clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    if clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    return _with_promotion(optimizer)
+
+
+def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Lets optax mix integer counts with floats even where that is otherwise forbidden."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)

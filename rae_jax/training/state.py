@@ -1,6 +1,6 @@
 """Everything a training run carries from one step to the next."""
 
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ class TrainState:
         buffers: PyTree,
         optimizer: optax.GradientTransformation,
         key: Key[Array, ""],
-    ) -> Self:
+    ) -> "TrainState":
         """State before the first step; works inside `jax.jit`, to be made in its shardings."""
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -53,7 +53,7 @@ class TrainState:
 
     def updated(
         self, gradients: PyTree, optimizer: optax.GradientTransformation, ema_decay: float
-    ) -> Self:
+    ) -> "TrainState":
         """State after one optimiser step and its step of the moving average."""
         updates, optimizer_state = optimizer.update(gradients, self.optimizer_state, self.params)
         params = optax.apply_updates(self.params, updates)

@@ -1,0 +1,164 @@
+"""One training run from its work folder to its last checkpoint; both stages go through here."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from rae_jax import build
+from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
+from rae_jax.checkpointing.manager import CheckpointManager
+from rae_jax.configuration.schema import PretrainingConfig, Stage1Config, Stage2Config, as_dict
+from rae_jax.data.sources.base import Source
+from rae_jax.monitoring.writers import Writer, make_writers
+from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.rules import tree_shardings
+from rae_jax.training import loop
+from rae_jax.training.hooks import (
+    Every,
+    Hook,
+    LogMetrics,
+    SaveCheckpoint,
+    ShowProgress,
+    StopOnNonFinite,
+)
+from rae_jax.training.state import TrainState
+from rae_jax.typing import Tree
+
+TrainingConfig = Stage1Config | Stage2Config | PretrainingConfig
+
+MAY_CHANGE = ("duration", "loop", "mesh", "unroll", "remat", "data.path", "data.num_threads")
+"""Settings that leave the steps of a run as they were, so that a restart may change them."""
+
+Preview = Callable[[int, TrainState, Sequence[Writer]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one stage brings to a run.
+
+    Attributes:
+        kind: Name of the stage, noted in the work folder.
+        config: Settings of the run.
+        source: Training images.
+        initial_state: Makes the state before the first step; jitted, so that every array is born
+            in its sharding.
+        step: Pure `(state, frozen, batch) -> (state, metrics)`.
+        frozen: Arrays that the step reads and never changes, such as the encoder's.
+        preview: Draws pictures of the state.
+    """
+
+    kind: str
+    config: TrainingConfig
+    source: Source
+    initial_state: Callable[[], TrainState]
+    step: Callable[[TrainState, Tree, Mapping[str, Any]], tuple[TrainState, dict[str, Any]]]
+    frozen: Tree
+    preview: Preview | None = None
+
+
+def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Trains `job` in `workdir`, or goes on where an earlier call was interrupted.
+
+    Args:
+        job: The stage's part.
+        workdir: Folder of the run; gets `config.json`, `checkpoints/`, `metrics.jsonl` and what
+            the configured writers make.
+
+    Returns:
+        The folder.
+
+    Raises:
+        Interrupted: A signal ended the run; the state is saved.
+        ValueError: The folder holds another experiment, or settings do not fit together.
+    """
+    config = job.config
+    folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE)
+    to_steps = build.durations(len(job.source), config.global_batch_size)
+    num_steps = to_steps(config.duration)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    shapes = jax.eval_shape(job.initial_state)
+    shardings = tree_shardings(shapes, mesh)
+    with CheckpointManager(
+        checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints
+    ) as manager:
+        state, start_step = _start(job, manager, shapes, shardings)
+        if start_step >= num_steps:
+            logging.info("%s has finished its %d steps", folder, num_steps)
+            return folder
+        frozen = jax.device_put(job.frozen, tree_shardings(job.frozen, mesh))
+        writers = make_writers(config.loop.writers, folder, resume_step=start_step)
+        hooks = _hooks(job, manager, writers, to_steps, (start_step, num_steps))
+        batches = build.batches(
+            job.source,
+            config.data,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            start_step=start_step,
+        )
+        try:
+            loop.run(
+                job.step,
+                state,
+                batches,
+                frozen=frozen,
+                start_step=start_step,
+                num_steps=num_steps,
+                hooks=hooks,
+                mesh=mesh,
+            )
+        finally:
+            for writer in writers:
+                writer.close()
+    return folder
+
+
+def _start(job: Job, manager: CheckpointManager, shapes: Any, shardings: Any) -> tuple[Any, int]:
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    restored = manager.restore_latest(abstract)
+    if restored is not None:
+        logging.info("going on after step %d", restored.step)
+        return restored.state, restored.step
+    return jax.jit(job.initial_state, out_shardings=shardings)(), 0
+
+
+def _hooks(
+    job: Job,
+    manager: CheckpointManager,
+    writers: Sequence[Writer],
+    to_steps: Callable[[str], int],
+    span: tuple[int, int],
+) -> list[Hook]:
+    settings = job.config.loop
+    log_every, save_every, preview_every = (
+        max(to_steps(text), 1)
+        for text in (settings.log_every, settings.checkpoint_every, settings.preview_every)
+    )
+    hooks: list[Hook] = [
+        # Before the checkpoint, so that a state that went wrong is never saved.
+        StopOnNonFinite(min(log_every, save_every)),
+        LogMetrics(log_every, writers, job.config.global_batch_size),
+        SaveCheckpoint(save_every, manager, {"kind": job.kind}),
+        ShowProgress(*span),
+    ]
+    if job.preview is not None:
+        draw = job.preview
+        hooks.append(Every(preview_every, lambda step, state: draw(step, state, writers)))
+    return hooks
+
+
+INITIALISATION, TRAINING = range(2)
+"""Purposes of `addressed_key`."""
+
+
+def addressed_key(seed: int, purpose: int) -> jax.Array:
+    """Base key of one purpose of a run; purposes of one seed are independent."""
+    return jax.random.fold_in(jax.random.key(jnp.uint32(seed)), purpose)

@@ -1,0 +1,78 @@
+"""Stage 1: trains a decoder on a frozen encoder."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rae_jax import build
+from rae_jax.configuration.schema import Stage1Config
+from rae_jax.layers.functional import Buffer, Frozen, abstract, split
+from rae_jax.monitoring.image_grids import grid
+from rae_jax.monitoring.writers import Writer
+from rae_jax.ops.images import to_float, to_uint8
+from rae_jax.training.optimizers import adamw_of
+from rae_jax.training.run import INITIALISATION, TRAINING, Job, addressed_key, execute
+from rae_jax.training.stage1_step import Stage1Step
+from rae_jax.training.state import TrainState
+
+_PREVIEWED = 8
+
+
+def train(config: Stage1Config, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Trains, or goes on with, the decoder of `config` in `workdir`; see `run.execute`."""
+    return execute(make_job(config), workdir)
+
+
+def make_job(config: Stage1Config) -> Job:
+    """What stage 1 brings to a run.
+
+    Raises:
+        FileNotFoundError: Encoder or images are not to be had.
+        ValueError: Settings or files do not fit together.
+    """
+    source = build.source(config.data)
+    to_steps = build.durations(len(source), config.global_batch_size)
+    optimizer, schedule = adamw_of(config.optimizer, config.schedule, to_steps)
+    compute = build.Compute.of(config)
+    encoder = build.encoder(config.autoencoder, compute)
+    build.require_image_size(config.autoencoder, encoder, config.data)
+
+    def fresh_decoder(seed: int) -> nnx.Module:
+        rngs = nnx.Rngs(addressed_key(seed, INITIALISATION))
+        return build.decoder(config.autoencoder, encoder, compute, rngs=rngs)
+
+    shapes = abstract(lambda: fresh_decoder(config.seed))
+    autoencoder = build.autoencoder(config.autoencoder, encoder, shapes)
+    definition, _, _, frozen = split(autoencoder, nnx.Param, Buffer, Frozen)
+
+    def initial_state() -> TrainState:
+        _, params, buffers = split(fresh_decoder(config.seed), nnx.Param, Buffer)
+        key = addressed_key(config.seed, TRAINING)
+        return TrainState.create({"decoder": params}, {"decoder": buffers}, optimizer, key)
+
+    step = Stage1Step(
+        definition,
+        optimizer,
+        schedule,
+        ema_decay=config.ema_decay,
+        noise_tau=config.autoencoder.noise_tau,
+        l1_weight=config.loss.l1,
+    )
+    count = min(_PREVIEWED, len(source))
+    examples = next(build.evaluation_batches(source, config.data, batch_size=count))
+
+    @jax.jit
+    def reconstruct(params, buffers, frozen, images):
+        return to_uint8(definition.merge(params, buffers, frozen)(to_float(images)))
+
+    def preview(step_number: int, state: TrainState, writers: Sequence[Writer]) -> None:
+        images = examples["images"]
+        pictures = np.asarray(reconstruct(state.ema, state.buffers, frozen, images))
+        for writer in writers:
+            rows = grid(np.concatenate([images, pictures]), columns=count)
+            writer.images(step_number, "reconstructions", rows)
+
+    return Job(build.STAGE1, config, source, initial_state, step, frozen, preview)
