@@ -64,7 +64,7 @@ def evaluation_batches(
     source: Source,
     *,
     batch_size: int,
-    transforms: Sequence[grain_transforms.Map] = (),
+    transforms: Sequence[Transform] = (),
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -118,13 +118,10 @@ class _Padded:
         return f"{self._source!r} padded to {self._length}"
 
 
-class _NameColumns(grain_transforms.Map):
-    """Renames the columns of a batch to the plural, as they are called from here on."""
-
-    def map(self, element: Record) -> Batch:
-        """The batch with its columns renamed."""
-        names = {"image": "images", "label": "labels"}
-        return {names.get(name, name): column for name, column in element.items()}
+def _named(columns: Batch) -> Batch:
+    """The batch with its columns in the plural, as they are called from here on."""
+    names = {"image": "images", "label": "labels"}
+    return {names.get(name, name): column for name, column in columns.items()}
 
 
 def _local_batch_size(global_batch_size: int, process_count: int) -> int:
@@ -148,4 +145,4 @@ def _prepared(dataset: grain.MapDataset, transforms: Sequence[Transform]) -> gra
 def _started(dataset: grain.MapDataset, num_threads: int) -> grain.IterDataset:
     # One batch is one element: a buffer larger than the threads only fills memory.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 1)
-    return dataset.map(_NameColumns()).to_iter_dataset(options)
+    return dataset.map(_named).to_iter_dataset(options)

@@ -1,7 +1,7 @@
 """Preparation of single images on the host, bit for bit as PIL does it upstream.
 
 Transforms map records to records. Random ones draw from a generator that belongs to the record's
-place in the stream.
+place in the stream. (Grain's base classes look to the type checker as if they returned None.)
 """
 
 import numpy as np
@@ -70,7 +70,7 @@ class CenterCrop(grain_transforms.Map):
     def __init__(self, image_size: int):
         self.image_size = image_size
 
-    def map(self, element: Record) -> Record:
+    def map(self, element: Record) -> Record:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Record with its image cropped."""
         return {**element, "image": center_crop(element["image"], self.image_size)}
 
@@ -81,7 +81,7 @@ class RequireSize(grain_transforms.Map):
     def __init__(self, image_size: int):
         self.image_size = image_size
 
-    def map(self, element: Record) -> Record:
+    def map(self, element: Record) -> Record:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The record itself.
 
         Raises:
@@ -108,7 +108,9 @@ class RandomCrop(grain_transforms.RandomMap):
         self.image_size = image_size
         self.resize_size = resize_size
 
-    def random_map(self, element: Record, rng: np.random.Generator) -> Record:
+    def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, element: Record, rng: np.random.Generator
+    ) -> Record:
         """Record with its image resized and cropped."""
         image = resize_shorter_side(element["image"], self.resize_size)
         height, width = image.shape[:2]
@@ -121,7 +123,9 @@ class RandomCrop(grain_transforms.RandomMap):
 class RandomFlip(grain_transforms.RandomMap):
     """Mirrors left and right with probability one half."""
 
-    def random_map(self, element: Record, rng: np.random.Generator) -> Record:
+    def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, element: Record, rng: np.random.Generator
+    ) -> Record:
         """Record with its image mirrored or not."""
         if rng.random() < 0.5:
             return element

@@ -1,6 +1,6 @@
 """What every source gives."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -8,6 +8,7 @@ Record = dict[str, Any]
 """`image` uint8 [H, W, 3], `label` int32, `index` int64."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to labelled images."""
 
@@ -20,6 +21,6 @@ class Source(Protocol):
         ...
 
 
-def record(image: np.ndarray, label: int, index: int) -> Record:
+def record(image: np.ndarray, label: int | np.integer, index: int) -> Record:
     """A record of fixed types, which batches rely on."""
     return {"image": image, "label": np.int32(label), "index": np.int64(index)}

@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that ship with scikit-learn: real images without a download."""
 
 import operator
+from typing import SupportsIndex
 
 import numpy as np
 from PIL import Image
@@ -46,17 +47,18 @@ class Digits:
             raise ValueError(f"the digits have the splits {SPLITS}, got {split!r}")
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
-        digits = load_digits()
-        places = _split_indices(digits.target, split)
-        self._pictures = np.rint(digits.images[places] * (255 / 16)).astype(np.uint8)
-        self._labels = digits.target[places]
+        pictures, labels = load_digits(return_X_y=True)
+        places = _split_indices(labels, split)
+        pictures = np.rint(pictures[places] * (255 / 16)).astype(np.uint8)
+        self._pictures = pictures.reshape(-1, 8, 8)
+        self._labels = labels[places]
         self._split = split
         self._image_size = image_size
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: SupportsIndex) -> Record:
         index = operator.index(index)
         size = (self._image_size, self._image_size)
         enlarged = Image.fromarray(self._pictures[index]).resize(size, Image.Resampling.BICUBIC)

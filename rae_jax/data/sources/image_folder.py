@@ -4,6 +4,7 @@ import operator
 import os
 import pathlib
 import warnings
+from typing import SupportsIndex
 
 import numpy as np
 from PIL import Image
@@ -99,7 +100,7 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: SupportsIndex) -> Record:
         index = operator.index(index)
         return record(read_image(self._paths[index]), self._labels[index], index)
 
