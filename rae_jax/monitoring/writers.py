@@ -6,7 +6,7 @@ import os
 import pathlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rae_jax.typing import UInt8
 METRICS_FILE = "metrics.jsonl"
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes numbers and pictures of a run, step by step."""
 
@@ -161,15 +162,15 @@ def make_writers(
 def _keep_until(path: pathlib.Path, last_step: int) -> None:
     """Drops the lines of later steps, and a last line that was cut off in writing."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= last_step]
+    kept = [line for line in lines if _is_whole_until(line, last_step)]
     if len(kept) < len(lines):
         partial = path.with_name(f"{path.name}.partial")
         partial.write_text("".join(kept), encoding="utf-8")
         os.replace(partial, path)
 
 
-def _step_of(line: str) -> float:
+def _is_whole_until(line: str, last_step: int) -> bool:
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return line.endswith("\n") and json.loads(line)["step"] <= last_step
     except json.JSONDecodeError:
-        return math.inf
+        return False

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ Metrics = Mapping[str, Any]
 """Scalars by name, still on the device."""
 
 
+@runtime_checkable
 class Hook(Protocol):
     """Is called by the loop after every step, and once at the end or on interruption.
 

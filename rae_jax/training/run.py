@@ -7,12 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from absl import logging
 
 from rae_jax import build
 from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
 from rae_jax.checkpointing.manager import CheckpointManager
-from rae_jax.configuration.schema import PretrainingConfig, Stage1Config, Stage2Config, as_dict
+from rae_jax.configuration.schema import (
+    OptimizerConfig,
+    PretrainingConfig,
+    ScheduleConfig,
+    Stage1Config,
+    Stage2Config,
+    as_dict,
+)
 from rae_jax.data.sources.base import Source
 from rae_jax.monitoring.writers import Writer, make_writers
 from rae_jax.sharding.mesh import make_mesh
@@ -26,6 +34,7 @@ from rae_jax.training.hooks import (
     ShowProgress,
     StopOnNonFinite,
 )
+from rae_jax.training.optimizers import Schedule, adamw, learning_rate_schedule
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Tree
 
@@ -153,6 +162,30 @@ def _hooks(
         draw = job.preview
         hooks.append(Every(preview_every, lambda step, state: draw(step, state, writers)))
     return hooks
+
+
+def configured_optimizer(
+    settings: OptimizerConfig, schedule: ScheduleConfig, to_steps: Callable[[str], int]
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """AdamW with the configured learning-rate schedule, and that schedule for the log."""
+    constant = schedule.kind == "constant"
+    rate = learning_rate_schedule(
+        schedule.kind,
+        base=settings.learning_rate,
+        final=None if constant else schedule.final_learning_rate,
+        warmup_steps=to_steps(schedule.warmup),
+        end_step=None if constant else to_steps(schedule.end),
+        warmup_from_zero=schedule.warmup_from_zero,
+    )
+    optimizer = adamw(
+        rate,
+        beta_1=settings.beta1,
+        beta_2=settings.beta2,
+        weight_decay=settings.weight_decay,
+        epsilon=settings.epsilon,
+        clip_norm=settings.clip_norm or None,
+    )
+    return optimizer, rate
 
 
 INITIALISATION, TRAINING = range(2)

@@ -13,8 +13,14 @@ from rae_jax.layers.functional import Buffer, Frozen, abstract, split
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.ops.images import to_float, to_uint8
-from rae_jax.training.optimizers import adamw_of
-from rae_jax.training.run import INITIALISATION, TRAINING, Job, addressed_key, execute
+from rae_jax.training.run import (
+    INITIALISATION,
+    TRAINING,
+    Job,
+    addressed_key,
+    configured_optimizer,
+    execute,
+)
 from rae_jax.training.stage1_step import Stage1Step
 from rae_jax.training.state import TrainState
 
@@ -35,7 +41,7 @@ def make_job(config: Stage1Config) -> Job:
     """
     source = build.source(config.data)
     to_steps = build.durations(len(source), config.global_batch_size)
-    optimizer, schedule = adamw_of(config.optimizer, config.schedule, to_steps)
+    optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
     compute = build.Compute.of(config)
     encoder = build.encoder(config.autoencoder, compute)
     build.require_image_size(config.autoencoder, encoder, config.data)

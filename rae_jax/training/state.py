@@ -40,15 +40,18 @@ class TrainState:
         optimizer: optax.GradientTransformation,
         key: Key[Array, ""],
     ) -> "TrainState":
-        """State before the first step; works inside `jax.jit`, to be made in its shardings."""
+        """State before the first step; works inside `jax.jit`, to be made in its shardings.
+
+        Everything is copied: the loop uses up the state's arrays, which may not be the caller's,
+        nor may one stand in two places.
+        """
         return cls(
             step=jnp.zeros((), jnp.int32),
-            params=params,
-            buffers=buffers,
-            # A copy: one buffer in two places could not be donated to the next step.
+            params=jax.tree.map(jnp.copy, params),
+            buffers=jax.tree.map(jnp.copy, buffers),
             ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), params),
             optimizer_state=optimizer.init(params),
-            key=key,
+            key=jax.random.clone(key),
         )
 
     def updated(

@@ -1,0 +1,17 @@
+from rae_jax.monitoring import progress
+
+
+def test_a_log_file_gets_few_lines(capsys):
+    with progress.progress_bar(1000, done=200, description="training") as bar:
+        for _ in range(800):
+            bar.update(1)
+    text = capsys.readouterr().err
+    assert text.count("training") <= 3
+    assert "1000/1000" in text
+
+
+def test_only_the_main_process_draws(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "is_main_process", lambda: False)
+    with progress.progress_bar(3) as bar:
+        bar.update(3)
+    assert capsys.readouterr().err == ""
