@@ -35,20 +35,24 @@ def open_workdir(
         ValueError: The folder holds another kind of run or other settings.
     """
     folder = pathlib.Path(workdir).absolute()
-    config = json.loads(json.dumps(dict(config)))
+    settings: dict[str, Any] = json.loads(json.dumps(dict(config)))
     if (folder / _FILE).exists():
-        old_kind, old_config = read_experiment(folder)
-        _require_same(folder, (old_kind, old_config), (kind, config), may_change)
+        _require_same(folder, read_experiment(folder), (kind, settings), may_change)
     # Every process compares with what was there before any of them writes.
     wait_for_all("experiment.compared")
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"kind": kind, "config": config}, indent=2) + "\n"
+        text = json.dumps({"kind": kind, "config": settings}, indent=2) + "\n"
         partial = folder / f"{_FILE}.partial"
         partial.write_text(text)
         os.replace(partial, folder / _FILE)
     wait_for_all("experiment.written")
     return folder
+
+
+def checkpoint_folder(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Where the run in `workdir` keeps its checkpoints."""
+    return pathlib.Path(workdir).absolute() / "checkpoints"
 
 
 def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:

@@ -97,7 +97,7 @@ class WandbWriter:
 
     def __init__(self, folder: str | pathlib.Path):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(
                 "the writer 'wandb' needs a package that is missing; run `pip install wandb`, or "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -15,7 +16,7 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """Mesh of all devices with axes `data`, `fsdp`, `tensor`.
 
@@ -32,7 +33,7 @@ def make_mesh(
         ValueError: The sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     wrong = {name: size for name, size in sizes.items() if size < 1 and size != -1}
     if wrong:
         raise ValueError(f"mesh axis sizes must be positive, or -1 to fill, got {wrong}")

@@ -38,10 +38,11 @@ class Interrupted(Exception):
 
 
 def run(
-    step_function: Callable[[State, Any], tuple[State, Mapping[str, Any]]],
+    step_function: Callable[..., tuple[State, Mapping[str, Any]]],
     state: State,
     batches: Iterable[Mapping[str, Any]],
     *,
+    frozen: PyTree | None = None,
     start_step: int,
     num_steps: int,
     hooks: Sequence[Hook],
@@ -54,9 +55,12 @@ def run(
     then finish too, the one that saves among them. A second signal acts at once.
 
     Args:
-        step_function: Pure `(state, batch) -> (state, metrics)`, metrics being scalars by name.
+        step_function: Pure `(state, batch) -> (state, metrics)`, metrics being scalars by name;
+            with `frozen`, `(state, frozen, batch) -> (state, metrics)`.
         state: State after `start_step` steps; its arrays are used up.
         batches: Host batches, the first being that of step `start_step`.
+        frozen: Arrays that the step reads and never changes, such as an encoder's. Closed over
+            instead, they would be compiled into the program as constants.
         start_step: Steps already finished.
         num_steps: Steps that are finished when the run is, counted from its very beginning.
         hooks: Called in this order after every step, and once at the end.
@@ -71,6 +75,7 @@ def run(
         ValueError: There are fewer batches than steps.
     """
     compiled = _jit(step_function, state, mesh)
+    fixed = () if frozen is None else (frozen,)
     in_flight: collections.deque[Any] = collections.deque()
     source = iter(batches)
     done, stopped = start_step, False
@@ -82,7 +87,7 @@ def run(
             batch = _next(source, done, num_steps)
             if mesh is not None:
                 batch = global_batch(mesh, batch)
-            state, metrics = compiled(state, batch)
+            state, metrics = compiled(state, *fixed, batch)
             done += 1
             # Without a limit the host would run ahead and fill the device with batches.
             in_flight.append(metrics)

@@ -75,6 +75,24 @@ def test_the_step_is_compiled_once():
         assert len(traces) == 1
 
 
+def test_frozen_arrays_are_arguments_and_survive():
+    def step(state, frozen, batch):
+        return {"sum": state["sum"] + frozen["w"] * batch["x"].mean()}, {"loss": state["sum"]}
+
+    frozen = {"w": jnp.float32(2)}
+    state = loop.run(
+        step,
+        {"sum": jnp.float32(0)},
+        [{"x": np.ones(8, np.float32)}] * 3,
+        frozen=frozen,
+        start_step=0,
+        num_steps=3,
+        hooks=[],
+    )
+    assert float(state["sum"]) == 6
+    assert float(frozen["w"]) == 2
+
+
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 4, "tensor": 2, "data": 1}])
 def test_a_mesh_changes_nothing_but_rounding(sizes):
     mesh = make_mesh(**sizes)
