@@ -19,7 +19,7 @@ class LatentNormalization(nnx.Module):
     def __init__(
         self,
         mean: Float[np.ndarray | Array, "h w C"],
-        variance: Float[np.ndarray | Array, "h w C"],
+        variance: Float[np.ndarray | Array, "_ _ _"],
         *,
         epsilon: float = 1e-5,
     ):

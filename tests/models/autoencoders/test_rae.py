@@ -1,0 +1,256 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rae_jax.layers.functional import Buffer, Frozen, split
+from rae_jax.models.autoencoders.base import Autoencoder
+from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
+from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
+from rae_jax.ops.positions import sincos_2d
+from rae_jax.reconstruction.latent_noise import LatentNoise, add_latent_noise
+from rae_jax.weights.convert import load
+from rae_jax.weights.tables.mae import mae_prefix, mae_table
+from rae_jax.weights.tables.vit_decoder import VIT_DECODER
+from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
+from tests.models.compiled import example, filled, run
+
+IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+ENCODER = MAEConfig(
+    hidden_size=16, depth=1, num_heads=2, intermediate_size=24, patch_size=8, image_size=16
+)
+DECODER = DecoderConfig(
+    hidden_size=16,
+    depth=1,
+    num_heads=2,
+    intermediate_size=24,
+    latent_channels=16,
+    grid=(3, 3),
+    patch_size=4,
+)
+
+
+def encoder_of(config, entries=None):
+    encoder = filled(lambda: MAEEncoder(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    if entries is None:
+        return encoder
+    return load(mae_table(config.patch_size, mae_prefix(entries)), entries, encoder)
+
+
+def decoder_of(config, entries=None):
+    decoder = filled(lambda: ViTDecoder(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    if entries is None:
+        return decoder
+    width = config.hidden_size
+    table = np.concatenate([np.zeros((1, width), np.float32), sincos_2d(width, *config.grid)])
+    return load(VIT_DECODER, {"decoder_pos_embed": table[None]} | entries, decoder)
+
+
+def tiny(*, encoder_input_size=24, decoder=DECODER, **parts):
+    return AutoencoderRAE(
+        encoder_of(ENCODER),
+        decoder_of(decoder),
+        encoder_input_size=encoder_input_size,
+        **IMAGENET,
+        **parts,
+    )
+
+
+def images_of(case, name):
+    return jnp.asarray(nchw_to_nhwc(case.input(name)))
+
+
+class Upstream:
+    """The case's parts, joined with or without latent statistics."""
+
+    def __init__(self):
+        self.case = load_case("rae_mae_tiny")
+        config = self.case.config
+        encoder = MAEConfig.from_hugging_face(config["encoder_config.json"])
+        sizes = config["decoder_config.json"]
+        decoder = DecoderConfig(
+            hidden_size=sizes["decoder_hidden_size"],
+            depth=sizes["decoder_num_hidden_layers"],
+            num_heads=sizes["decoder_num_attention_heads"],
+            intermediate_size=sizes["decoder_intermediate_size"],
+            latent_channels=encoder.hidden_size,
+            grid=(4, 4),
+            patch_size=config["rae"]["decoder_patch_size"],
+        )
+        preprocessor = config["preprocessor"]
+        self.parts = {
+            "encoder": encoder_of(encoder, self.case.entries("encoder_entries")),
+            "decoder": decoder_of(decoder, self.case.entries("decoder_entries")),
+            "encoder_input_size": config["rae"]["encoder_input_size"],
+            "image_mean": tuple(preprocessor["image_mean"]),
+            "image_std": tuple(preprocessor["image_std"]),
+        }
+
+    def plain(self):
+        return AutoencoderRAE(**self.parts)
+
+    def normalized(self, mean, variance):
+        epsilon = self.case.config["rae"]["eps"]
+        normalization = LatentNormalization(mean, variance, epsilon=epsilon)
+        return AutoencoderRAE(**self.parts, normalization=normalization)
+
+    def with_latent_statistics(self):
+        mean, variance = (self.case.input(name) for name in ("latent_mean", "latent_var"))
+        return self.normalized(nchw_to_nhwc(mean), nchw_to_nhwc(variance))
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    return Upstream()
+
+
+@pytest.mark.parametrize("size", ["80x80", "64x64", "50x70"])
+def test_latents_match_upstream(upstream, size):
+    images = images_of(upstream.case, f"images_{size}")
+    latents = run(upstream.with_latent_statistics(), images, method="encode")
+    upstream.case.assert_close(f"z_{size}", nhwc_to_nchw(latents))
+
+
+def test_latents_without_statistics_match_upstream(upstream):
+    autoencoder = upstream.plain()
+    latents = run(autoencoder, images_of(upstream.case, "images_80x80"), method="encode")
+    upstream.case.assert_close("z_plain", nhwc_to_nchw(latents))
+    upstream.case.assert_close("z_flat", latents.reshape(2, 16, 48))
+    assert autoencoder.latent_shape(80) == latents.shape[1:]
+
+
+def test_latents_with_token_statistics_match_upstream(upstream):
+    mean, variance = (upstream.case.input(name) for name in ("token_mean", "token_var"))
+    autoencoder = upstream.normalized(mean.reshape(4, 4, 48), variance.reshape(4, 4, 48))
+    latents = run(autoencoder, images_of(upstream.case, "images_80x80"), method="encode")
+    upstream.case.assert_close("z_flat_stats", latents.reshape(2, 16, 48))
+
+
+def test_reconstruction_matches_upstream(upstream):
+    case, autoencoder = upstream.case, upstream.with_latent_statistics()
+    images = images_of(case, "images_80x80")
+    case.assert_close("recon", nhwc_to_nchw(run(autoencoder, images)))
+    latents = run(autoencoder, images, method="encode")
+    case.assert_close("recon", nhwc_to_nchw(run(autoencoder, latents, method="decode")))
+
+
+def test_decoded_images_match_upstream(upstream):
+    case, plain = upstream.case, upstream.plain()
+    latents = images_of(case, "latent")
+    with_statistics = run(upstream.with_latent_statistics(), latents, method="decode")
+    case.assert_close("decoded", nhwc_to_nchw(with_statistics))
+    without = nhwc_to_nchw(run(plain, latents, method="decode"))
+    case.assert_close("decoded_plain", without)
+    case.assert_close("decoded_flat", without)
+    other_grid = run(plain, images_of(case, "latent_other_grid"), method="decode")
+    case.assert_close("decoded_plain_other_grid", nhwc_to_nchw(other_grid))
+
+
+def test_diffusers_mae_autoencoder():
+    case = load_case("diffusers_rae_tiny_mae")
+    config, entries = case.config, case.entries()
+    encoder = MAEConfig(
+        hidden_size=config["encoder_hidden_size"],
+        depth=config["encoder_num_hidden_layers"],
+        num_heads=config["encoder_hidden_size"] // 64,
+        patch_size=config["encoder_patch_size"],
+    )
+    decoder = DecoderConfig(
+        hidden_size=config["decoder_hidden_size"],
+        depth=config["decoder_num_hidden_layers"],
+        num_heads=config["decoder_num_attention_heads"],
+        intermediate_size=config["decoder_intermediate_size"],
+        latent_channels=config["encoder_hidden_size"],
+        grid=(16, 16),
+        patch_size=config["patch_size"],
+    )
+
+    def part(prefix):
+        return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+
+    # This package names the decoder's projections differently from the RAE release.
+    names = {
+        "attention.to_q": "attention.attention.query",
+        "attention.to_k": "attention.attention.key",
+        "attention.to_v": "attention.attention.value",
+        "attention.to_out.0": "attention.output.dense",
+    }
+    decoder_entries = part("decoder.")
+    for theirs, ours in names.items():
+        decoder_entries = {k.replace(theirs, ours): v for k, v in decoder_entries.items()}
+
+    mean, std = (
+        np.float32(config[f"latents_{name}"]).reshape(1, 1, -1) for name in ("mean", "std")
+    )
+    scale = (std + np.float32(1e-5)) / np.float32(config["scaling_factor"])
+    shape = (16, 16, config["encoder_hidden_size"])
+    autoencoder = AutoencoderRAE(
+        encoder_of(encoder, part("encoder.")),
+        decoder_of(decoder, decoder_entries),
+        encoder_input_size=config["encoder_input_size"],
+        **IMAGENET,
+        normalization=LatentNormalization(
+            np.broadcast_to(mean, shape), np.broadcast_to(scale**2, shape), epsilon=0.0
+        ),
+    )
+    for values, output in (("pixel_values", "latent"), ("native_values", "latent_native")):
+        latents = run(autoencoder, images_of(case, values), method="encode")
+        case.assert_close(output, nhwc_to_nchw(latents))
+    sample = run(autoencoder, images_of(case, "latents"), method="decode")
+    case.assert_close("sample", nhwc_to_nchw(sample))
+    reconstruction = run(autoencoder, images_of(case, "pixel_values"))
+    case.assert_close("reconstruction", nhwc_to_nchw(reconstruction))
+    case.assert_close("decoder_pos_embed", autoencoder.decoder.position_table[...][None])
+
+
+def test_it_is_an_autoencoder():
+    assert isinstance(tiny(), Autoencoder)
+
+
+def test_the_encoder_is_frozen_and_the_decoder_trains():
+    autoencoder = tiny(normalization=LatentNormalization(np.zeros((3, 3, 16)), np.ones((3, 3, 16))))
+    _, parameters, frozen, buffers = split(autoencoder, nnx.Param, Frozen, Buffer)
+    assert list(parameters) == ["decoder"]
+    assert list(frozen) == ["encoder"]
+    assert set(buffers) == {"decoder", "normalization"}
+
+
+def test_noise_needs_a_key():
+    key = jax.random.key(1)
+    images = example((2, 24, 24, 3))
+    autoencoder = tiny(noise=LatentNoise(0.8))
+    clean = run(autoencoder, images, method="encode")
+    np.testing.assert_array_equal(clean, run(autoencoder, images, method="features"))
+    noisy = run(autoencoder, images, key, method="encode")
+    np.testing.assert_allclose(noisy, add_latent_noise(clean, key, 0.8), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(clean, run(tiny(), images, key, method="encode"))
+
+
+def test_noise_does_not_make_a_new_definition():
+    first, _ = split(tiny(noise=LatentNoise(0.8)))
+    second, _ = split(tiny(noise=LatentNoise(0.8)))
+    assert first.graphdef == second.graphdef
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"encoder_input_size": 20}, "multiple of the encoder's patch size 8, got 20"),
+        (
+            {"decoder": dataclasses.replace(DECODER, latent_channels=8)},
+            "must be the encoder's width 16, got 8",
+        ),
+        (
+            {"normalization": LatentNormalization(np.zeros((2, 3, 16)), np.ones((2, 3, 16)))},
+            r"shape \(3, 3, 16\) \(h, w, C\), got \(2, 3, 16\)",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**change)
