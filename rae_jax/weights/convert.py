@@ -22,7 +22,7 @@ def _leaves(module: nnx.Module) -> dict[str, nnx.Variable]:
 
 
 def _layer_keys(rule: Rule, layer: int | None) -> tuple[str, ...]:
-    index = "" if layer is None else str(layer)
+    index = "" if layer is None else str(rule.first_layer + layer)
     return tuple(source.replace("{i}", index) for source in rule.sources)
 
 

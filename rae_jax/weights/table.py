@@ -79,11 +79,13 @@ class Rule:
             layer index; its entries are stacked on the target's first axis.
         target: Dotted path of the parameter.
         transform: Change of layout, applied to each layer alone.
+        first_layer: Index that the file gives to the stack's first layer.
     """
 
     source: str | tuple[str, ...]
     target: str
     transform: Transform = IDENTITY
+    first_layer: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:

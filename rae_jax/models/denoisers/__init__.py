@@ -1,0 +1,1 @@
+"""Denoisers: what stage 2 trains."""

@@ -1,0 +1,36 @@
+"""What transport and samplers need of a denoiser."""
+
+from typing import Protocol
+
+from flax import struct
+
+from rae_jax.typing import Array, Float, Int
+
+
+@struct.dataclass
+class DenoiserOutput:
+    """Answer of a denoiser.
+
+    Attributes:
+        prediction: What the transport trains it to predict, shaped like the latents, float32.
+    """
+
+    prediction: Array
+
+
+class Denoiser(Protocol):
+    """(noisy latents, t, labels) -> prediction."""
+
+    @property
+    def null_label(self) -> int:
+        """Label that stands for none."""
+        ...
+
+    def __call__(
+        self,
+        noisy_latents: Float[Array, "B h w C"],
+        t: Float[Array, " B"],
+        labels: Int[Array, " B"],
+    ) -> DenoiserOutput:
+        """Predicts at times in [0, 1], 1 being noise."""
+        ...
