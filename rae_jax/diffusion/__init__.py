@@ -1,1 +1,1 @@
-"""Mathematics of stage 2 on callables: paths, predictions, times, losses, guidance, integration."""
+"""Mathematics of stage 2, on arrays and callables."""
