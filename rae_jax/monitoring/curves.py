@@ -22,7 +22,7 @@ def read_metrics(path: str | pathlib.Path) -> dict[str, Curve]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no metrics file {path}; a run writes it with the writer 'json'")
+        raise FileNotFoundError(f"no metrics file {path}; a run writes it with the writer 'jsonl'")
     points: dict[str, list[tuple[int, float]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if not line.endswith("\n"):
@@ -79,7 +79,7 @@ def draw_curves(
         steps, values = curves[name]
         panel = figure.add_subplot(rows, columns, index + 1)
         panel.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="logged")
-        average = smoothed(values, len(values) / 20)
+        average = smoothed(values, len(values) / 50)
         panel.plot(steps, average, color="tab:blue", linewidth=1.6, label="moving average")
         panel.set_title(name)
         panel.set_xlabel("step")

@@ -139,7 +139,7 @@ def make_writers(
     """Writers by name; an empty list in every process but the main one.
 
     Args:
-        names: Any of "json", "tensorboard", "wandb".
+        names: Any of "jsonl", "tensorboard", "wandb".
         folder: Folder of the run: `metrics.jsonl` and `images/` lie in it, event files in
             `tensorboard/`, W&B's in `wandb/`.
         resume_step: Steps finished before this start.
@@ -149,7 +149,7 @@ def make_writers(
     """
     folder = pathlib.Path(folder)
     known: dict[str, Callable[[], Any]] = {
-        "json": lambda: JsonLinesWriter(folder, resume_step),
+        "jsonl": lambda: JsonLinesWriter(folder, resume_step),
         "tensorboard": lambda: TensorBoardWriter(folder / "tensorboard", resume_step),
         "wandb": lambda: WandbWriter(folder / "wandb"),
     }

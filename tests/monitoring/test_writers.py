@@ -120,12 +120,12 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 
 def test_unknown_names_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\['json', 'tensorboard', 'wandb'\], got \['tb'\]"):
-        writers.make_writers(["json", "tb"], tmp_path)
+    with pytest.raises(ValueError, match=r"\['jsonl', 'tensorboard', 'wandb'\], got \['tb'\]"):
+        writers.make_writers(["jsonl", "tb"], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "is_main_process", lambda: False)
-    assert writers.make_writers(["json"], tmp_path) == []
+    assert writers.make_writers(["jsonl"], tmp_path) == []
     assert not list(tmp_path.iterdir())

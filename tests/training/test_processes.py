@@ -56,7 +56,7 @@ SCRIPT = textwrap.dedent(
             state, start = jax.jit(toy.create, out_shardings=shardings)(jax.random.key(0)), 0
         else:
             state, start = restored.state, restored.step
-        writers = make_writers(["json"], workdir, resume_step=start)
+        writers = make_writers(["jsonl"], workdir, resume_step=start)
         try:
             loop.run(
                 toy.train_step, state, own_part(toy.batches(start)), start_step=start,
