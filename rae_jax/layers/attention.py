@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from flax import nnx
 
 from rae_jax.layers.linear import LinearFactory, xavier_linear
@@ -9,7 +10,7 @@ from rae_jax.ops.attention import attention
 from rae_jax.ops.rope import apply_rotary
 from rae_jax.typing import Array, DTypeLike, Float
 
-Rotary = tuple[Float[Array, "N head_dim"], Float[Array, "N head_dim"]]
+Rotary = tuple[Float[Array | np.ndarray, "N head_dim"], Float[Array | np.ndarray, "N head_dim"]]
 """Cosines and sines of every token's angles."""
 
 

@@ -1,0 +1,76 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
+from rae_jax.weights.pretrained import Preprocessing, load_encoder, save_encoder
+from tests.comparison import load_case, nchw_to_nhwc
+from tests.models.compiled import filled, run
+
+CONFIG = MAEConfig(
+    hidden_size=8, depth=2, num_heads=2, intermediate_size=12, patch_size=4, image_size=8
+)
+PREPROCESSING = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    encoder = filled(lambda: MAEEncoder(CONFIG, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    save_encoder(tmp_path / "encoder", encoder, PREPROCESSING)
+    return tmp_path / "encoder"
+
+
+def test_saved_encoders_load_with_the_same_bits(folder, tmp_path):
+    encoder, preprocessing = load_encoder(str(folder), dtype=jnp.bfloat16, unroll=2, remat="full")
+    assert preprocessing == PREPROCESSING
+    assert encoder.config == CONFIG and encoder.unroll == 2 and encoder.remat == "full"
+    save_encoder(tmp_path / "again", encoder, preprocessing)
+    for file in folder.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_folders_of_transformers_load(tmp_path):
+    case = load_case("encoder_mae_tiny")
+    for name, key in (("config", "encoder_config.json"), ("preprocessor_config", "preprocessor")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(case.config[key]))
+    save_file(case.entries(), tmp_path / "model.safetensors")
+    encoder, preprocessing = load_encoder(str(tmp_path), dtype=jnp.float32)
+    assert preprocessing.mean == (0.485, 0.456, 0.406)
+    features = run(encoder, jnp.asarray(nchw_to_nhwc(case.input("pixels_64x64"))))
+    case.assert_close("tokens_64x64", features.reshape(2, 16, 48))
+
+
+def test_other_model_types_are_refused(folder):
+    content = json.loads((folder / "config.json").read_text()) | {"model_type": "bert"}
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match="config.json has model_type 'bert'; supported are vit_mae"
+    ):
+        load_encoder(str(folder), dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_missing_files_are_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_encoder(str(folder), dtype=jnp.float32)
+
+
+def test_incomplete_preprocessing_is_refused(folder):
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
+    with pytest.raises(ValueError, match="must hold image_std as three numbers, got None"):
+        load_encoder(str(folder), dtype=jnp.float32)
+
+
+def test_weights_that_do_not_fit_name_the_folder(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["embeddings.cls_token"]
+    tensors["other"] = np.zeros(3, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    message = "(?s)encoder: 2 mismatches.*missing entry embeddings.cls_token.*surplus entry other"
+    with pytest.raises(ValueError, match=message):
+        load_encoder(str(folder), dtype=jnp.float32)

@@ -1,0 +1,111 @@
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rae_jax.weights.readers import WeightFileError, read_json, read_tensors
+
+TENSORS = {
+    "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "bfloat16": np.arange(4, dtype=ml_dtypes.bfloat16),
+    "float16": np.ones((1, 2), np.float16),
+    "scalar": np.asarray(7, np.int64),
+}
+
+
+def assert_same(read, expected=TENSORS):
+    assert set(read) == set(expected) and len(read) == len(expected)
+    for key, array in expected.items():
+        assert read[key].dtype == array.dtype
+        np.testing.assert_array_equal(read[key], array)
+
+
+def write_shards(folder):
+    save_file({"float32": TENSORS["float32"]}, folder / "model-1.safetensors")
+    rest = {key: array for key, array in TENSORS.items() if key != "float32"}
+    save_file(rest, folder / "model-2.safetensors")
+    names = {key: f"model-{1 if key == 'float32' else 2}.safetensors" for key in TENSORS}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return index
+
+
+def test_single_file_and_its_folder(tmp_path):
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert_same(read_tensors(tmp_path / "model.safetensors"))
+    assert_same(read_tensors(str(tmp_path)))
+
+
+def test_another_stem(tmp_path):
+    save_file(TENSORS, tmp_path / "decoder.safetensors")
+    assert_same(read_tensors(tmp_path, "decoder"))
+
+
+def test_sharded_set_and_its_folder(tmp_path):
+    assert_same(read_tensors(write_shards(tmp_path)))
+    assert_same(read_tensors(tmp_path))
+
+
+def test_unknown_keys_are_key_errors(tmp_path):
+    write_shards(tmp_path)
+    tensors = read_tensors(tmp_path)
+    assert "none" not in tensors
+    with pytest.raises(KeyError, match="none"):
+        _ = tensors["none"]
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="neither model.safetensors nor model.safetens.*ind"
+    ):
+        read_tensors(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no weight file at .*none.safetensors"):
+        read_tensors(tmp_path / "none.safetensors")
+    write_shards(tmp_path)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no weight file at .*model-2.safetensors"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-3],
+        lambda content: content[:20],
+        lambda content: b"",
+        lambda content: b"PK\x03\x04" + content,
+    ],
+    ids=["tail cut", "header cut", "empty", "other format"],
+)
+def test_damaged_files_are_named(tmp_path, damage):
+    path = tmp_path / "model.safetensors"
+    save_file(TENSORS, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(WeightFileError, match="model.safetensors is not a complete safetensors"):
+        read_tensors(path)
+
+
+def test_index_and_shards_must_agree(tmp_path):
+    index = write_shards(tmp_path)
+    content = json.loads(index.read_text())
+    content["weight_map"]["extra"] = "model-1.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(WeightFileError, match=r"index.json lists entries.*extra \(model-1"):
+        read_tensors(tmp_path)
+    index.write_text("{}")
+    with pytest.raises(WeightFileError, match="must hold a weight_map"):
+        read_tensors(tmp_path)
+
+
+def test_damaged_json_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(FileNotFoundError, match="no file at .*config.json"):
+        read_json(path)
+    path.write_text("{")
+    with pytest.raises(WeightFileError, match="config.json is not valid JSON"):
+        read_json(path)
+    path.write_text("[1]")
+    with pytest.raises(WeightFileError, match="config.json must hold a JSON object, got list"):
+        read_json(path)
