@@ -63,7 +63,7 @@ class SelfAttention(nnx.Module):
         batch, count, width = tokens.shape
         fused = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, width // self.num_heads)
         query, key, value = fused[:, :, 0], fused[:, :, 1], fused[:, :, 2]
-        if self.query_norm is not None:
+        if self.query_norm is not None and self.key_norm is not None:
             query = self.query_norm(query).astype(value.dtype)
             key = self.key_norm(key).astype(value.dtype)
         if rotary is not None:

@@ -81,9 +81,12 @@ def save_encoder(
 
 def _read_preprocessing(path: pathlib.Path) -> Preprocessing:
     content = readers.read_json(path)
-    for name in ("image_mean", "image_std"):
+
+    def three(name: str) -> tuple[float, float, float]:
         value = content.get(name)
         if not isinstance(value, list) or len(value) != 3:
             raise ValueError(f"{path} must hold {name} as three numbers, got {value!r}")
-    mean, std = (tuple(map(float, content[name])) for name in ("image_mean", "image_std"))
-    return Preprocessing(mean, std)
+        red, green, blue = map(float, value)
+        return red, green, blue
+
+    return Preprocessing(three("image_mean"), three("image_std"))

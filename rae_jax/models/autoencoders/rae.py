@@ -25,7 +25,7 @@ class AutoencoderRAE(nnx.Module):
     def __init__(
         self,
         encoder: Encoder,
-        decoder: ViTDecoder,
+        decoder: ViTDecoder | None,
         *,
         encoder_input_size: int,
         image_mean: tuple[float, float, float],
@@ -37,7 +37,7 @@ class AutoencoderRAE(nnx.Module):
 
         Args:
             encoder: Frozen in place.
-            decoder: Takes the encoder's width.
+            decoder: Takes the encoder's width; None makes an autoencoder that only encodes.
             encoder_input_size: Side that images are resized to before the encoder.
             image_mean: The encoder's image mean per channel.
             image_std: The encoder's image deviation per channel.
@@ -53,13 +53,14 @@ class AutoencoderRAE(nnx.Module):
                 f"encoder_input_size must be a multiple of the encoder's patch size "
                 f"{encoder.patch_size}, got {encoder_input_size}"
             )
-        if decoder.config.latent_channels != encoder.hidden_size:
+        if decoder is not None and decoder.config.latent_channels != encoder.hidden_size:
             raise ValueError(
                 f"the decoder's latent_channels must be the encoder's width "
                 f"{encoder.hidden_size}, got {decoder.config.latent_channels}"
             )
-        self.encoder = freeze(encoder)
-        self.decoder = decoder
+        # Encoders are modules; a protocol cannot say so.
+        self.encoder = freeze(encoder)  # pyright: ignore[reportArgumentType]
+        self.decoder = nnx.data(decoder)
         self.encoder_input_size = encoder_input_size
         self.image_mean, self.image_std = image_mean, image_std
         self.normalization = nnx.data(normalization)
@@ -106,7 +107,13 @@ class AutoencoderRAE(nnx.Module):
         return self.decode_features(latents)
 
     def decode_features(self, features: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
-        """Images of features that are not normalised by the latent statistics."""
+        """Images of features that are not normalised by the latent statistics.
+
+        Raises:
+            ValueError: The autoencoder has no decoder.
+        """
+        if self.decoder is None:
+            raise ValueError("this autoencoder only encodes; give it a decoder")
         pixels = self.decoder(features).astype(jnp.float32)
         return denormalize(pixels, self.image_mean, self.image_std)
 

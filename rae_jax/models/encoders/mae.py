@@ -142,7 +142,7 @@ class MAEEncoder(nnx.Module):
         Returns:
             Patch tokens after the final norm, in raster order, float32.
         """
-        grid = patch_grid(*pixels.shape[1:3], self.patch_size)
+        grid = patch_grid(pixels.shape[1], pixels.shape[2], self.patch_size)
         tokens = self._normed(self._run(self._embed(pixels)))
         return tokens[:, 1:].reshape(tokens.shape[0], *grid, -1)
 
@@ -172,7 +172,7 @@ class MAEEncoder(nnx.Module):
         return self._normed(self._run(jnp.concatenate([embedded[:, :1], kept], axis=1)))
 
     def _embed(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B N D"]:
-        grid = patch_grid(*pixels.shape[1:3], self.patch_size)
+        grid = patch_grid(pixels.shape[1], pixels.shape[2], self.patch_size)
         table = self.position_table[...]
         positions = resize_position_table(table[1:], self.config.grid, grid)
         patches = self.patch_embedding(pixels).astype(self.dtype)

@@ -230,7 +230,16 @@ def test_noise_needs_a_key():
     autoencoder = tiny(noise=add_one)
     clean = run(autoencoder, images, method="encode")
     np.testing.assert_array_equal(clean, run(autoencoder, images, method="features"))
-    np.testing.assert_array_equal(clean + 1, run(autoencoder, images, key, method="encode"))
+    noisy = run(autoencoder, images, key, method="encode")
+    np.testing.assert_allclose(noisy, clean + 1, rtol=0, atol=1e-6)
+
+
+def test_without_a_decoder_it_only_encodes():
+    autoencoder = AutoencoderRAE(encoder_of(ENCODER), None, encoder_input_size=24, **IMAGENET)
+    latents = run(autoencoder, example((1, 24, 24, 3)), method="encode")
+    assert latents.shape == (1, 3, 3, 16)
+    with pytest.raises(ValueError, match="only encodes; give it a decoder"):
+        autoencoder.decode(latents)
 
 
 def test_noise_does_not_make_a_new_definition():
