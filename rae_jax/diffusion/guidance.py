@@ -1,7 +1,7 @@
-"""Drifts from denoisers, unguided and guided.
+"""Drifts from denoisers, with or without guidance.
 
-Nothing is computed that is not used: outside the guidance interval, and at scale 1, only the
-conditional prediction is evaluated.
+A guided velocity is reference + scale * (conditional - reference). The reference is evaluated only
+where it matters: inside the interval, and where some scale is not 1.
 """
 
 from collections.abc import Callable
@@ -10,81 +10,86 @@ import jax
 import jax.numpy as jnp
 
 from rae_jax.diffusion.ode import Drift
+from rae_jax.diffusion.paths import spread
 from rae_jax.typing import Array, Float, Int
 
-Predict = Callable[[Array, Array, Array], Array]
-"""(noisy latents [B, h, w, C], t [B], labels [B]) -> velocity."""
+Velocity = Callable[[Array, Array, Array], Array]
+"""(noisy latents [B, h, w, C], t [B], labels [B]) -> velocity [B, h, w, C]."""
+
+Scale = float | Float[Array, ""] | Float[Array, " B"]
+"""One scale for all samples, or one per sample."""
 
 
-def unguided(predict: Predict, labels: Int[Array, " B"]) -> Drift:
-    """The conditional velocity."""
+def unguided(velocity: Velocity, labels: Int[Array, " B"]) -> Drift:
+    """Drift towards the given labels."""
 
     def drift(latents: Array, t: Array) -> Array:
-        return predict(latents, jnp.broadcast_to(t, labels.shape), labels)
+        return velocity(latents, jnp.broadcast_to(t, labels.shape), labels)
 
     return drift
 
 
 def classifier_free(
-    predict: Predict,
+    velocity: Velocity,
     labels: Int[Array, " B"],
     null_label: int,
     *,
-    scale: float,
+    scale: Scale,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Drift:
-    """unconditional + scale * (conditional - unconditional) for t in the closed interval.
+    """Drift away from what the same denoiser says without a label (arXiv:2207.12598).
 
-    Classifier-free guidance (arXiv:2207.12598) with an interval (arXiv:2404.07724). Both
-    predictions are one batch of twice the size.
+    Args:
+        velocity: The denoiser.
+        labels: Classes to draw.
+        null_label: Label that stands for none.
+        scale: 1 is no guidance.
+        interval: Closed range of t in which guidance acts (arXiv:2404.07724).
     """
-    conditional = unguided(predict, labels)
-    if scale == 1:
-        return conditional
-    both = jnp.concatenate([labels, jnp.full_like(labels, null_label)])
-
-    def guided(latents: Array, t: Array) -> Array:
-        velocity = predict(
-            jnp.concatenate([latents, latents]), jnp.broadcast_to(t, both.shape), both
-        )
-        with_label, without = jnp.split(velocity, 2)
-        return without + scale * (with_label - without)
-
-    return _within(interval, guided, conditional)
+    nothing = unguided(velocity, jnp.full_like(labels, null_label))
+    return _guided(unguided(velocity, labels), nothing, scale, interval)
 
 
 def autoguidance(
-    predict: Predict,
-    guide: Predict,
+    velocity: Velocity,
+    guide: Velocity,
     labels: Int[Array, " B"],
     *,
-    scale: float,
+    scale: Scale,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Drift:
-    """guide + scale * (main - guide) for t in the closed interval (arXiv:2406.02507).
+    """Drift away from what a weaker denoiser says of the same labels (arXiv:2406.02507).
 
-    `guide` is a weaker model of the same kind; both see the labels.
+    Args:
+        velocity: The denoiser.
+        guide: The weaker denoiser.
+        labels: Classes to draw.
+        scale: 1 is no guidance.
+        interval: Closed range of t in which guidance acts.
     """
-    main = unguided(predict, labels)
-    if scale == 1:
-        return main
-    weak = unguided(guide, labels)
-
-    def guided(latents: Array, t: Array) -> Array:
-        other = weak(latents, t)
-        return other + scale * (main(latents, t) - other)
-
-    return _within(interval, guided, main)
+    return _guided(unguided(velocity, labels), unguided(guide, labels), scale, interval)
 
 
-def _within(interval: tuple[float, float], guided: Drift, plain: Drift) -> Drift:
+def _guided(
+    conditional: Drift, reference: Drift, scale: Scale, interval: tuple[float, float]
+) -> Drift:
     low, high = interval
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"the guidance interval must lie in [0, 1], low first, got {interval}")
-    if low <= 0 and high >= 1:
-        return guided
+        raise ValueError(
+            f"the guidance interval must satisfy 0 <= low <= high <= 1, got {interval}"
+        )
+    if isinstance(scale, (int, float)) and scale == 1:
+        return conditional
+    scale = jnp.asarray(scale, jnp.float32)
 
-    def drift(latents: Float[Array, "B ..."], t: Float[Array, ""]) -> Float[Array, "B ..."]:
-        return jax.lax.cond((t >= low) & (t <= high), guided, plain, latents, t)
+    def drift(latents: Array, t: Array) -> Array:
+        with_label = conditional(latents, t)
+
+        def guided() -> Array:
+            other = reference(latents, t)
+            return other + spread(scale, other) * (with_label - other)
+
+        matters = (low <= t) & (t <= high) & jnp.any(scale != 1)
+        return jax.lax.cond(matters, guided, lambda: with_label)
 
     return drift

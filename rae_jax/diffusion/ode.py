@@ -1,82 +1,94 @@
-"""Fixed-step integrators of d latents / dt = drift(latents, t)."""
+"""Integrates drifts from noise to latents with explicit Runge-Kutta steps on a fixed grid."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rae_jax.typing import Array, Float
 
 Drift = Callable[[Array, Array], Array]
-"""(latents [B, h, w, C], t scalar) -> velocity [B, h, w, C]."""
-
-Step = Callable[[Drift, Array, Array, Array], Array]
+"""(latents [B, h, w, C], t []) -> their derivative by t, [B, h, w, C]."""
 
 
-def _euler(drift: Drift, latents: Array, t: Array, dt: Array) -> Array:
-    return latents + dt * drift(latents, t)
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Butcher tableau of an explicit Runge-Kutta method.
+
+    Attributes:
+        nodes: Place of each evaluation within the step, as a fraction.
+        stages: Per evaluation after the first, weights of the slopes before it.
+        weights: Weights of all slopes in the step.
+    """
+
+    nodes: tuple[float, ...]
+    stages: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
 
 
-def _midpoint(drift: Drift, latents: Array, t: Array, dt: Array) -> Array:
-    middle = latents + dt / 2 * drift(latents, t)
-    return latents + dt * drift(middle, t + dt / 2)
-
-
-def _heun(drift: Drift, latents: Array, t: Array, dt: Array) -> Array:
-    first = drift(latents, t)
-    return latents + dt / 2 * (first + drift(latents + dt * first, t + dt))
-
-
-def _rk4(drift: Drift, latents: Array, t: Array, dt: Array) -> Array:
-    # The 3/8 rule, which upstream's solver (torchdiffeq) calls rk4.
-    first = drift(latents, t)
-    second = drift(latents + dt / 3 * first, t + dt / 3)
-    third = drift(latents + dt * (second - first / 3), t + dt * 2 / 3)
-    fourth = drift(latents + dt * (first - second + third), t + dt)
-    return latents + dt / 8 * (first + 3 * (second + third) + fourth)
-
-
-METHODS: dict[str, Step] = {
-    "euler": _euler,
-    "heun": _heun,
-    "midpoint": _midpoint,
-    "rk4": _rk4,
+METHODS = {
+    "euler": Method((0.0,), (), (1.0,)),
+    "midpoint": Method((0.0, 1 / 2), ((1 / 2,),), (0.0, 1.0)),
+    "heun": Method((0.0, 1.0), ((1.0,),), (1 / 2, 1 / 2)),
+    "heun3": Method((0.0, 1 / 3, 2 / 3), ((1 / 3,), (0.0, 2 / 3)), (1 / 4, 0.0, 3 / 4)),
+    "rk4": Method(
+        (0.0, 1 / 3, 2 / 3, 1.0),
+        ((1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
+        (1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    ),
 }
-"""Integrators by name; they evaluate the drift 1, 2, 2 and 4 times a step."""
+"""Methods by name, of order 1, 2, 2, 3 and 4; "rk4" is the 3/8 rule."""
 
 
 def integrate(
     drift: Drift,
-    latents: Float[Array, "B ..."],
-    grid: Float[Any, " points"],
+    latents: Float[Array, "B h w C"],
+    times: Float[Array | np.ndarray, " T"],
     *,
     method: str = "euler",
     keep_states: bool = False,
 ) -> Float[Array, "..."]:
-    """Follows the drift along the grid in one compiled loop.
+    """Follows the drift along the times, one step per pair of neighbours.
 
     Args:
-        drift: Right-hand side.
-        latents: State at `grid[0]`.
-        grid: Times in the order they are visited, decreasing from noise to clean.
-        method: One of `METHODS`.
-        keep_states: Return the states at all grid points, [points, B, ...].
+        drift: Derivative of the latents by t; evaluated once per node of the method in each step.
+        latents: State at the first time.
+        times: Grid, see `time_grid`.
+        method: "euler", "midpoint", "heun", "heun3" or "rk4".
+        keep_states: Return the states at all times rather than the last.
 
     Returns:
-        The state at the last time.
+        Float32 [B, h, w, C], or [T, B, h, w, C] with the given latents first.
 
     Raises:
         ValueError: Unknown method.
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}")
-    step, times = METHODS[method], jnp.asarray(grid)
+        raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
+    tableau = METHODS[method]
 
-    def body(latents: Array, span: tuple[Array, Array]) -> tuple[Array, Array | None]:
-        start, end = span
-        latents = step(drift, latents, start, end - start)
-        return latents, (latents if keep_states else None)
+    def step(state: Array, ends: tuple[Array, Array]) -> tuple[Array, Array | None]:
+        state = _step(drift, state, *ends, tableau)
+        return state, (state if keep_states else None)
 
-    final, states = jax.lax.scan(body, latents, (times[:-1], times[1:]))
-    return jnp.concatenate([latents[None], states]) if keep_states else final
+    times = jnp.asarray(times, jnp.float32)
+    start = latents.astype(jnp.float32)
+    end, states = jax.lax.scan(step, start, (times[:-1], times[1:]))
+    return jnp.concatenate([start[None], states]) if keep_states else end
+
+
+def _step(drift: Drift, state: Array, t: Array, next_t: Array, tableau: Method) -> Array:
+    size = next_t - t
+    slopes: list[Array] = []
+    for node, weights in zip(tableau.nodes, ((), *tableau.stages), strict=True):
+        # Exactly the next time at node 1, where t + size may round past a guidance interval.
+        at = next_t if node == 1 else t + node * size
+        slopes.append(drift(_advance(state, size, slopes, weights), at).astype(jnp.float32))
+    return _advance(state, size, slopes, tableau.weights)
+
+
+def _advance(state: Array, size: Array, slopes: list[Array], weights: tuple[float, ...]) -> Array:
+    used = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
+    return state + size * sum(used[1:], used[0]) if used else state

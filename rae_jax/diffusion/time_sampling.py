@@ -1,42 +1,81 @@
-"""Which times training looks at, and the shift that latents of many dimensions need."""
+"""Times at which a denoiser is trained."""
 
 import dataclasses
 import math
-from typing import Literal
+import statistics
 
 import jax
 import jax.numpy as jnp
 
+from rae_jax.diffusion.paths import Path, VPPath
+from rae_jax.diffusion.predictions import require_prediction
 from rae_jax.typing import Array, Float, Key
 
-LAST_TRAINED = 1 - 1e-3
-"""End of the training times for velocity on the linear path (SiT, arXiv:2401.08740)."""
+TIME_SHIFT_BASE = 4096
+"""Size of the latents for which times are not shifted: 32 x 32 x 4."""
+
+_MARGIN, _VP_MARGIN = 1e-3, 1e-5
 
 
-def time_shift(latent_shape: tuple[int, int, int], base: int = 4096) -> float:
-    """sqrt(h * w * C / base): latents of more dimensions need more noise to be as hidden.
+def time_shift(latent_shape: tuple[int, int, int], base: float = TIME_SHIFT_BASE) -> float:
+    """How much later than at the base size noise must be for the same destruction.
 
-    From arXiv:2403.03206, section 5.3.2, applied to all dimensions by RAE (arXiv:2510.11690,
-    section 4). A shift below one is legal.
+    sqrt(h * w * C / base) (RAE, arXiv:2510.11690, after SD3, arXiv:2403.03206).
     """
     return math.sqrt(math.prod(latent_shape) / base)
 
 
-def shift_time(t: Float[Array, "..."], shift: float) -> Float[Array, "..."]:
-    """shift * t / (1 + (shift - 1) * t); keeps 0 and 1 where they are."""
+def shift_time(t: Float[Array, "*batch"], shift: float) -> Float[Array, "*batch"]:
+    """Moves times towards noise for a shift above 1: s t / (1 + (s - 1) t); keeps 0 and 1.
+
+    Raises:
+        ValueError: The shift is not positive.
+    """
+    if shift <= 0:
+        raise ValueError(f"time shift must be positive, got {shift}")
     return shift * t / (1 + (shift - 1) * t)
 
 
-def logit_normal_quantile(
-    probability: Float[Array, "..."], mean: float, std: float, low: float, high: float
-) -> Float[Array, "..."]:
-    """Inverse distribution function of sigmoid(N(mean, std²)) truncated to [low, high]."""
+def training_interval(
+    path: Path, prediction: str, margin: float | None = None
+) -> tuple[float, float]:
+    """Ends of the times that training draws from, before the shift.
 
-    def cumulative(value: float) -> Float[Array, ""]:
-        if value <= 0 or value >= 1:
-            return jnp.float32(value >= 1)
-        logit = math.log(value / (1 - value))
-        return jax.scipy.stats.norm.cdf(jnp.float32((logit - mean) / std))
+    Velocity on the linear and GVP paths is defined up to the clean end, and `margin` does not
+    matter: [0, 1 - 1e-3]. Other predictions keep `margin` (1e-3) from both ends, and the VP path
+    keeps it (1e-5) from the noise end only.
+
+    Raises:
+        ValueError: Unknown prediction, or a margin outside [0, 0.5).
+    """
+    require_prediction(prediction)
+    if margin is not None and not 0 <= margin < 0.5:
+        raise ValueError(f"margin must be in [0, 0.5), got {margin}")
+    if isinstance(path, VPPath):
+        return 0.0, 1 - (_VP_MARGIN if margin is None else margin)
+    if prediction == "velocity":
+        return 0.0, 1 - _MARGIN
+    margin = _MARGIN if margin is None else margin
+    return margin, 1 - margin
+
+
+def logit_normal_quantile(
+    probability: Float[Array, "*batch"], mean: float, std: float, low: float, high: float
+) -> Float[Array, "*batch"]:
+    """Inverse distribution function of sigmoid(N(mean, std²)) truncated to [low, high].
+
+    Raises:
+        ValueError: Not 0 <= low < high <= 1, or `std` is not positive.
+    """
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"times must satisfy 0 <= low < high <= 1, got {low} and {high}")
+    if std <= 0:
+        raise ValueError(f"std of the logit must be positive, got {std}")
+
+    def cumulative(t: float) -> float:
+        if t in (0, 1):
+            return float(t)
+        return statistics.NormalDist(mean, std).cdf(math.log(t / (1 - t)))
 
     first, last = cumulative(low), cumulative(high)
     normal = jax.scipy.special.ndtri(first + (last - first) * probability)
@@ -48,31 +87,37 @@ class TimeDistribution:
     """Distribution of training times.
 
     Attributes:
-        kind: "uniform", or "logit_normal": the logit of t is normal.
+        kind: "uniform", or "logit_normal": the logit of t is normal (SD3, arXiv:2403.03206).
         shift: Applied last, see `time_shift`.
         logit_mean: Of the logit.
         logit_std: Of the logit.
-        low: Smallest time before the shift.
+        low: Smallest time before the shift, see `training_interval`.
         high: Largest time before the shift.
     """
 
-    kind: Literal["uniform", "logit_normal"]
-    shift: float
+    kind: str = "uniform"
+    shift: float = 1.0
     logit_mean: float = 0.0
     logit_std: float = 1.0
     low: float = 0.0
-    high: float = LAST_TRAINED
+    high: float = 1 - _MARGIN
 
-    def quantile(self, probability: Float[Array, " B"]) -> Float[Array, " B"]:
+    def __post_init__(self) -> None:
+        """Rejects an unknown kind."""
+        if self.kind not in ("uniform", "logit_normal"):
+            raise ValueError(
+                f'time distribution must be "uniform" or "logit_normal", got {self.kind!r}'
+            )
+
+    def quantile(self, probability: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """Times at the given probabilities."""
         if self.kind == "uniform":
-            t = self.low + (self.high - self.low) * probability
-        else:
-            t = logit_normal_quantile(
-                probability, self.logit_mean, self.logit_std, self.low, self.high
-            )
-        return shift_time(t, self.shift)
+            return shift_time(self.low + (self.high - self.low) * probability, self.shift)
+        times = logit_normal_quantile(
+            probability, self.logit_mean, self.logit_std, self.low, self.high
+        )
+        return shift_time(times, self.shift)
 
-    def sample(self, key: Key[Array, ""], count: int) -> Float[Array, " B"]:
+    def sample(self, key: Key[Array, ""], count: int) -> Float[Array, " {count}"]:
         """`count` independent times."""
-        return self.quantile(jax.random.uniform(key, (count,)))
+        return self.quantile(jax.random.uniform(key, (count,), jnp.float32))
