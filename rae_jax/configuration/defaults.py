@@ -51,6 +51,11 @@ def stage2() -> ConfigDict:
     return locked(schema.Stage2Config())
 
 
+def pretraining() -> ConfigDict:
+    """All keys of `PretrainingConfig`: MAE ViT-B as published (arXiv 2111.06377)."""
+    return locked(schema.PretrainingConfig())
+
+
 def statistics() -> ConfigDict:
     """All keys of `StatisticsConfig`."""
     return locked(schema.StatisticsConfig())
@@ -88,3 +93,21 @@ def _named(table: Mapping[str, Section], name: str, what: str) -> ConfigDict:
     if name not in table:
         raise schema.ConfigError(f"unknown {what} {name!r}: {nearest(name, table)}")
     return locked(table[name])
+
+
+def digits_autoencoder() -> ConfigDict:
+    """Section `autoencoder` on the built-in digits: bundled encoder, small decoder, 48 pixels."""
+    return locked(
+        schema.AutoencoderConfig(
+            encoder=schema.EncoderConfig(path="builtin:digits_mae", input_size=48),
+            decoder=schema.DecoderConfig(
+                hidden_size=128, depth=3, num_heads=4, intermediate_size=512, patch_size=16
+            ),
+            noise_tau=0.2,
+        )
+    )
+
+
+def digits_data() -> ConfigDict:
+    """Section `data` for the built-in digits at 48 pixels."""
+    return locked(schema.DataConfig(source="digits", image_size=48, crop="none"))

@@ -5,17 +5,18 @@ right is printed as one line, without a traceback (`--verbosity=1` shows it).
 """
 
 import importlib.util
+import logging as standard_logging
 import pathlib
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.errors import ConfigError, Stopped
 from rae_jax.configuration.section import Section, nearest, parse
 
 # `--help` shows the flags defined here as those of the tool that defines them.
@@ -59,15 +60,25 @@ def launch(run: Callable[[], None]) -> None:
     def work(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _fail(ConfigError(f"unexpected arguments {argv[1:]}; flags are --name=value"))
+        logging.get_absl_handler().addFilter(_worth_showing)
         try:
             run()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(stop.exit_status)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
     app.run(work, flags_parser=_parse_flags)
+
+
+def _worth_showing(record: Any) -> bool:
+    # Orbax tells of every file it touches, and JAX of every backend it does not find.
+    chatty = any(name in record.pathname for name in ("orbax", "xla_bridge"))
+    return record.levelno >= standard_logging.ERROR or not chatty
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -190,6 +190,22 @@ class MeshConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(Section):
+    """Sizes of a plain vision transformer; its feed-forward layers are four times as wide."""
+
+    positive = ("hidden_size", "depth", "num_heads")
+
+    hidden_size: int = 768
+    depth: int = 12
+    num_heads: int = 12
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.require_multiple("hidden_size", "num_heads")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
     """Weights of the reconstruction losses."""
 
@@ -245,6 +261,7 @@ class TransportConfig(Section):
     Attributes:
         path: Interpolation between clean latents and noise.
         prediction: What the denoiser returns.
+        loss_weight: Weighting of the loss of noise, score and clean predictions.
         time_distribution: Of t before the time shift.
         logit_mean: Mean of logit(t), for "logit_normal".
         logit_std: Standard deviation of logit(t), for "logit_normal".
@@ -253,8 +270,9 @@ class TransportConfig(Section):
 
     positive = ("logit_std", "time_shift_base")
 
-    path: Literal["linear"] = "linear"
-    prediction: Literal["velocity"] = "velocity"
+    path: Literal["linear", "gvp", "vp"] = "linear"
+    prediction: Literal["velocity", "noise", "score", "clean"] = "velocity"
+    loss_weight: Literal["none", "velocity", "likelihood"] = "none"
     time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
     logit_mean: float = 0.0
     logit_std: float = 1.0
@@ -272,7 +290,7 @@ class SamplerConfig(Section):
             models do; "zero" ends at t = 0.
     """
 
-    method: Literal["euler"] = "euler"
+    method: Literal["euler", "midpoint", "heun", "heun3", "rk4"] = "euler"
     num_steps: int = 50
     final_step: Literal["grid", "zero"] = "grid"
 

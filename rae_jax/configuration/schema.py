@@ -21,6 +21,7 @@ from rae_jax.configuration.parts import (
     OptimizerConfig,
     SamplerConfig,
     ScheduleConfig,
+    TransformerConfig,
     TransportConfig,
 )
 from rae_jax.configuration.section import Section, as_dict, parse
@@ -37,6 +38,7 @@ __all__ = [
     "LossConfig",
     "MeshConfig",
     "OptimizerConfig",
+    "PretrainingConfig",
     "ReconstructionConfig",
     "SamplerConfig",
     "SamplingConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "Stage1Config",
     "Stage2Config",
     "StatisticsConfig",
+    "TransformerConfig",
     "TransportConfig",
     "as_dict",
     "parse",
@@ -142,6 +145,43 @@ class Stage2Config(Seeded):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingConfig(Seeded):
+    """Training of a small MAE encoder by masked reconstruction; fields as in `Stage1Config`.
+
+    Attributes:
+        encoder: Sizes of the encoder; its image size is that of the data.
+        decoder: Sizes of the pixel decoder, which is thrown away afterwards.
+        mask_ratio: Share of patches that are hidden.
+        image_mean: Mean of the pixels per channel, noted beside the encoder.
+        image_std: Deviation of the pixels per channel, noted beside the encoder.
+    """
+
+    positive = ("global_batch_size", "unroll", "mask_ratio")
+    fractions = ("ema_decay", "mask_ratio")
+    durations = ("duration",)
+
+    encoder: TransformerConfig = TransformerConfig()
+    decoder: TransformerConfig = TransformerConfig(hidden_size=512, depth=8, num_heads=16)
+    patch_size: int = 16
+    mask_ratio: float = 0.75
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    data: DataConfig = DataConfig()
+    global_batch_size: int = 4096
+    duration: str = "800 epochs"
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2.4e-3, weight_decay=0.05)
+    schedule: ScheduleConfig = ScheduleConfig(
+        warmup="40 epochs", end="800 epochs", final_learning_rate=0.0
+    )
+    ema_decay: float = 0.999
+    loop: LoopConfig = LoopConfig()
+    mesh: MeshConfig = MeshConfig()
+    dtype: DType = "float32"
+    unroll: int = 1
+    remat: Remat = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Seeded):
     """New images from a stage-2 run; the n-th one is a function of the seed and n.
 
@@ -195,6 +235,7 @@ class ReconstructionConfig(Section):
 
     Attributes:
         checkpoint: Work folder of the stage-1 run.
+        input: An image, or a folder of images.
         weights: Averaged or last weights.
         crop: How an image becomes square: the middle, or squashed whole.
         batch_size: Images at a time.
@@ -203,6 +244,7 @@ class ReconstructionConfig(Section):
     positive = ("batch_size",)
 
     checkpoint: str = ""
+    input: str = ""
     weights: Weights = "ema"
     crop: Literal["center", "squash"] = "center"
     batch_size: int = 64

@@ -82,7 +82,9 @@ class AdaLNBlock(nnx.Module):
         )
         self.norm_2 = style.norm(hidden_size, rngs=rngs)
         if style.use_swiglu:
-            self.mlp = SwiGLU(hidden_size, int(2 / 3 * inner), linear=linear, dtype=dtype, rngs=rngs)
+            self.mlp = SwiGLU(
+                hidden_size, int(2 / 3 * inner), linear=linear, dtype=dtype, rngs=rngs
+            )
         else:
             self.mlp = Mlp(
                 hidden_size, inner, activation=tanh_gelu, linear=linear, dtype=dtype, rngs=rngs

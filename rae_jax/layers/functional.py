@@ -30,12 +30,12 @@ def freeze(module: M) -> M:
         if not isinstance(node, nnx.Module):
             continue
         for name, value in list(vars(node).items()):
-            if isinstance(value, nnx.Variable):
+            if isinstance(value, nnx.Variable) and not isinstance(value, Frozen):
                 setattr(node, name, Frozen(value.get_value()))
     return module
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Definition(Generic[M]):
     """The static half of a module; `merge` adds the arrays and gives the module back."""
 

@@ -10,7 +10,7 @@ _TORCH_EPSILON = 1e-5
 
 
 def rms_norm(hidden_size: int, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """x / sqrt(mean(x²) + 1e-6), with gain."""
+    """X / sqrt(mean(x²) + 1e-6), with gain."""
     return nnx.RMSNorm(hidden_size, epsilon=_EPSILON, dtype=jnp.float32, rngs=rngs)
 
 

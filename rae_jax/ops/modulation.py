@@ -6,5 +6,5 @@ from rae_jax.typing import Array, Float
 def modulate(
     tokens: Float[Array, "B N D"], shift: Float[Array, "B M D"], scale: Float[Array, "B M D"]
 ) -> Float[Array, "B N D"]:
-    """tokens * (1 + scale) + shift; M is 1 (one condition per sample) or N (one per token)."""
+    """Gives tokens * (1 + scale) + shift; M is 1 (per sample) or N (per token)."""
     return tokens * (1 + scale) + shift

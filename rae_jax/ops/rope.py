@@ -18,7 +18,9 @@ def rotary_table(
         ValueError: `head_dim` is not a multiple of 4.
     """
     if head_dim % 4:
-        raise ValueError(f"rotary positions need a head_dim that is a multiple of 4, got {head_dim}")
+        raise ValueError(
+            f"rotary positions need a head_dim that is a multiple of 4, got {head_dim}"
+        )
     quarter = head_dim // 4
     frequencies = theta ** (-np.arange(quarter) / quarter)
     rows, columns = np.mgrid[:height, :width].reshape(2, -1)

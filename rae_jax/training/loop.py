@@ -12,6 +12,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from rae_jax.configuration.errors import Stopped
 from rae_jax.sharding.mesh import replicated
 from rae_jax.sharding.processes import global_batch
 from rae_jax.training.hooks import Hook
@@ -19,13 +20,10 @@ from rae_jax.typing import PyTree
 
 State = TypeVar("State")
 
-EXIT_INTERRUPTED = 75
-"""Exit status of a tool whose run was interrupted and can go on: "temporary failure, try again"."""
-
 _IN_FLIGHT = 2
 
 
-class Interrupted(Exception):
+class Interrupted(Stopped):
     """The run was asked to end; it has saved its state and goes on from there when restarted.
 
     Attributes:

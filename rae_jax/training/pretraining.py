@@ -91,7 +91,7 @@ def _model(config: PretrainingConfig) -> MaskedAutoencoder:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PretrainingStep:
     """Pure `(state, frozen, batch) -> (state, metrics)` of masked reconstruction.
 

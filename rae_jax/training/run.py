@@ -1,6 +1,7 @@
 """One training run from its work folder to its last checkpoint; both stages go through here."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ MAY_CHANGE = ("duration", "loop", "mesh", "unroll", "remat", "data.path", "data.
 Preview = Callable[[int, TrainState, Sequence[Writer]], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """What one stage brings to a run.
 
@@ -153,7 +154,7 @@ def _hooks(
     )
     hooks: list[Hook] = [
         # Before the checkpoint, so that a state that went wrong is never saved.
-        StopOnNonFinite(min(log_every, save_every)),
+        StopOnNonFinite(math.gcd(log_every, save_every)),
         LogMetrics(log_every, writers, job.config.global_batch_size),
         SaveCheckpoint(save_every, manager, {"kind": job.kind}),
         ShowProgress(*span),

@@ -17,7 +17,7 @@ from rae_jax.training.state import TrainState
 from rae_jax.typing import Array, Tree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stage1Step:
     """Pure `(state, frozen, batch) -> (state, metrics)` (RAE, arXiv:2510.11690, section 3).
 

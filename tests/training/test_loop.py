@@ -175,7 +175,7 @@ SCRIPT = textwrap.dedent(
                 hooks=[hooks.SaveCheckpoint(10**6, manager, {}), hooks.Every(50, tell)],
             )
         except loop.Interrupted:
-            sys.exit(loop.EXIT_INTERRUPTED)
+            sys.exit(loop.Interrupted.exit_status)
     """
 )
 

@@ -67,7 +67,7 @@ SCRIPT = textwrap.dedent(
                 ],
             )
         except loop.Interrupted:
-            sys.exit(loop.EXIT_INTERRUPTED)
+            sys.exit(loop.Interrupted.exit_status)
     """
 )
 

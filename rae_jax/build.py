@@ -1,0 +1,351 @@
+"""From configuration to objects: every lookup by name happens here and nowhere else."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rae_jax.checkpointing.experiment import checkpoint_folder, read_experiment
+from rae_jax.checkpointing.partial_restore import restore_entries
+from rae_jax.configuration import resolve, schema
+from rae_jax.data import pipeline, transforms
+from rae_jax.data.sources.base import Source
+from rae_jax.data.sources.digits import Digits
+from rae_jax.data.sources.image_folder import ImageFolder
+from rae_jax.diffusion.losses import FlowMatching
+from rae_jax.diffusion.paths import PATHS
+from rae_jax.diffusion.sampler import Sampler
+from rae_jax.diffusion.time_grids import sampling_interval, time_grid
+from rae_jax.diffusion.time_sampling import TimeDistribution, time_shift
+from rae_jax.layers.adaln_block import BlockStyle
+from rae_jax.layers.functional import Buffer, Definition, abstract, freeze, split
+from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
+from rae_jax.models.denoisers.dit_dh import DiTDH, DiTDHConfig
+from rae_jax.models.encoders.base import Encoder
+from rae_jax.reconstruction.latent_statistics import LatentStatistics
+from rae_jax.typing import Tree
+from rae_jax.weights.pretrained import Preprocessing, load_encoder
+
+STAGE1, STAGE2 = "stage1", "stage2"
+"""Kinds of runs that models are loaded from, as noted in their work folders."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How models compute: dtype, layers per loop iteration, what the backward pass recomputes."""
+
+    dtype: str = "float32"
+    unroll: int = 1
+    remat: str = "none"
+
+    @classmethod
+    def of(cls, config: Any) -> "Compute":
+        """The fields of that name in a training configuration."""
+        return cls(config.dtype, config.unroll, config.remat)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the models."""
+        return {"dtype": jnp.dtype(self.dtype), "unroll": self.unroll, "remat": self.remat}
+
+
+def source(config: schema.DataConfig) -> Source:
+    """Labelled images.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: It holds no images.
+    """
+    if config.source == "digits":
+        return Digits(config.split, image_size=config.image_size)
+    return ImageFolder(config.path, config.split)
+
+
+def transformations(config: schema.DataConfig) -> list[pipeline.Transform]:
+    """What happens to each image, in order."""
+    crops: dict[str, Callable[[], pipeline.Transform]] = {
+        "random": lambda: transforms.RandomCrop(config.image_size, config.resize_size),
+        "center": lambda: transforms.CenterCrop(config.image_size),
+        "none": lambda: transforms.RequireSize(config.image_size),
+    }
+    flips = [transforms.RandomFlip()] if config.horizontal_flip else []
+    return [crops[config.crop](), *flips]
+
+
+def batches(
+    records: Source,
+    config: schema.DataConfig,
+    *,
+    seed: int,
+    global_batch_size: int,
+    start_step: int,
+) -> Iterator[pipeline.Batch]:
+    """Endless training batches of this process, from that of `start_step` on."""
+    return pipeline.batches(
+        records,
+        seed=seed,
+        global_batch_size=global_batch_size,
+        transforms=transformations(config),
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.num_threads,
+    )
+
+
+def evaluation_batches(
+    records: Source, config: schema.DataConfig, *, batch_size: int
+) -> Iterator[pipeline.Batch]:
+    """Every record once, in order.
+
+    Raises:
+        ValueError: The data section asks for random crops or flips.
+    """
+    return pipeline.evaluation_batches(
+        records,
+        batch_size=batch_size,
+        transforms=transformations(config),  # pyright: ignore[reportArgumentType]
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.num_threads,
+    )
+
+
+def durations(num_records: int, global_batch_size: int) -> Callable[[str], int]:
+    """Function from text such as "16 epochs" to optimiser steps."""
+    return functools.partial(
+        resolve.steps,
+        steps_per_epoch=resolve.steps_per_epoch(num_records, global_batch_size),
+        global_batch_size=global_batch_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedEncoder:
+    """A frozen encoder, and how it wants its pixels."""
+
+    module: Encoder
+    preprocessing: Preprocessing
+
+
+def encoder(config: schema.AutoencoderConfig, compute: Compute) -> LoadedEncoder:
+    """The pretrained encoder that the configuration names, its parameters frozen."""
+    module, preprocessing = load_encoder(config.encoder.path, **compute.arguments)
+    side, patch = config.encoder.input_size, module.patch_size
+    if side % patch:
+        raise ValueError(
+            f"autoencoder.encoder.input_size must be a multiple of the encoder's patch size "
+            f"{patch}, got {side}; the nearest below is {side - side % patch}"
+        )
+    return LoadedEncoder(freeze(module), preprocessing)
+
+
+def decoder(
+    config: schema.AutoencoderConfig, encoder: LoadedEncoder, compute: Compute, *, rngs: nnx.Rngs
+) -> ViTDecoder:
+    """A decoder of the configured size with fresh parameters."""
+    side = config.encoder.input_size // encoder.module.patch_size
+    sizes = DecoderConfig(
+        **dataclasses.asdict(config.decoder),
+        latent_channels=encoder.module.hidden_size,
+        grid=(side, side),
+    )
+    return ViTDecoder(sizes, **compute.arguments, rngs=rngs)
+
+
+def autoencoder(
+    config: schema.AutoencoderConfig,
+    encoder: LoadedEncoder,
+    decoder: ViTDecoder | None,
+    normalization: LatentNormalization | None = None,
+) -> AutoencoderRAE:
+    """The parts joined."""
+    return AutoencoderRAE(
+        encoder.module,
+        decoder,
+        encoder_input_size=config.encoder.input_size,
+        image_mean=encoder.preprocessing.mean,
+        image_std=encoder.preprocessing.std,
+        normalization=normalization,
+    )
+
+
+def image_size(config: schema.AutoencoderConfig, encoder: LoadedEncoder) -> int:
+    """Side of the images that the decoder gives back."""
+    return config.encoder.input_size // encoder.module.patch_size * config.decoder.patch_size
+
+
+def require_image_size(
+    config: schema.AutoencoderConfig, encoder: LoadedEncoder, data: schema.DataConfig
+) -> None:
+    """Raises ValueError unless the decoder's images have the size of the training images."""
+    size = image_size(config, encoder)
+    if data.image_size != size:
+        raise ValueError(
+            f"the decoder gives images of {size} pixels, but data.image_size is "
+            f"{data.image_size}; set data.image_size={size}, or change "
+            "autoencoder.decoder.patch_size or autoencoder.encoder.input_size"
+        )
+
+
+def pretrained_autoencoder(
+    config: schema.AutoencoderConfig, compute: Compute, *, weights: str = "ema"
+) -> AutoencoderRAE:
+    """The autoencoder of a stage-1 run with the configured latent statistics, all frozen.
+
+    Args:
+        config: Its `checkpoint` is the work folder of the stage-1 run; "" leaves out the decoder,
+            so that the autoencoder only encodes. Its `statistics` is the file of latent
+            statistics; "" leaves latents as the encoder gives them.
+        compute: How to compute.
+        weights: "ema" or "raw".
+
+    Raises:
+        FileNotFoundError: A file or folder is missing.
+        ValueError: What is there belongs to another configuration.
+    """
+    loaded = encoder(config, compute)
+    normalization = None
+    if config.statistics:
+        statistics = LatentStatistics.load(config.statistics)
+        normalization = LatentNormalization(
+            statistics.mean.astype("float32"), statistics.variance.astype("float32")
+        )
+    restored = None
+    if config.checkpoint:
+        restored = _restored_decoder(config, loaded, compute, weights)
+    return freeze(autoencoder(config, loaded, restored, normalization))
+
+
+def with_checkpoint(config: schema.AutoencoderConfig, checkpoint: str) -> schema.AutoencoderConfig:
+    """The section with the work folder of a stage-1 run, and no latent statistics."""
+    return dataclasses.replace(config, checkpoint=checkpoint, statistics="")
+
+
+def _restored_decoder(
+    config: schema.AutoencoderConfig, loaded: LoadedEncoder, compute: Compute, weights: str
+) -> ViTDecoder:
+    require_kind(config.checkpoint, STAGE1)
+    empty = abstract(lambda: decoder(config, loaded, compute, rngs=nnx.Rngs(0)))
+    definition, params, buffers = split(empty, nnx.Param, Buffer)
+    trees = restore_model(
+        config.checkpoint, {"decoder": params}, {"decoder": buffers}, weights=weights
+    )
+    return definition.merge(*(tree["decoder"] for tree in trees))
+
+
+def flow_matching(
+    config: schema.TransportConfig, latent_shape: tuple[int, int, int]
+) -> FlowMatching:
+    """What the denoiser is trained on; the time shift follows from the shape of the latents."""
+    times = TimeDistribution(
+        config.time_distribution,
+        logit_mean=config.logit_mean,
+        logit_std=config.logit_std,
+        shift=time_shift(latent_shape, config.time_shift_base),
+    )
+    return FlowMatching(PATHS[config.path], config.prediction, times, config.loss_weight)
+
+
+def sampler(
+    transport: FlowMatching,
+    latent_shape: tuple[int, int, int],
+    config: schema.SamplerConfig,
+    guidance: schema.GuidanceConfig,
+) -> Sampler:
+    """The configured integration and guidance, on the time grid that fits the transport."""
+    grid = time_grid(
+        config.num_steps,
+        shift=transport.times.shift,
+        interval=sampling_interval(transport.path, transport.prediction),
+        final_step=config.final_step,
+    )
+    return Sampler(
+        latent_shape,
+        transport.path,
+        transport.prediction,
+        tuple(float(t) for t in grid),
+        method=config.method,
+        guidance_scale=guidance.scale if guidance.method == "classifier_free" else 1.0,
+        guidance_interval=guidance.interval,
+    )
+
+
+def denoiser(
+    config: schema.DenoiserConfig,
+    latent_shape: tuple[int, int, int],
+    compute: Compute,
+    *,
+    rngs: nnx.Rngs,
+) -> DiTDH:
+    """A denoiser of the configured size with fresh parameters.
+
+    Raises:
+        ValueError: The patch size does not divide the latents.
+    """
+    style = BlockStyle(
+        mlp_ratio=config.mlp_ratio,
+        use_qk_norm=config.use_qk_norm,
+        use_swiglu=config.use_swiglu,
+        use_rms_norm=config.use_rms_norm,
+        use_shift=config.use_shift,
+    )
+    sizes = DiTDHConfig(
+        latent_shape=latent_shape,
+        patch_size=config.patch_size,
+        backbone_hidden_size=config.backbone_hidden_size,
+        backbone_depth=config.backbone_depth,
+        backbone_num_heads=config.backbone_num_heads,
+        head_hidden_size=config.head_hidden_size,
+        head_depth=config.head_depth,
+        head_num_heads=config.head_num_heads,
+        num_classes=config.num_classes,
+        style=style,
+        use_rope=config.use_rope,
+        use_position_embedding=config.use_position_embedding,
+    )
+    return DiTDH(sizes, **compute.arguments, rngs=rngs)
+
+
+def restored_denoiser(
+    workdir: str, latent_shape: tuple[int, int, int], *, weights: str = "ema"
+) -> tuple[schema.Stage2Config, Definition[DiTDH], tuple[Tree, Tree]]:
+    """The denoiser of a stage-2 run: its settings, its structure, its parameters and buffers.
+
+    Raises:
+        FileNotFoundError: No run or no checkpoint there.
+        ValueError: A run of another kind, or damaged.
+    """
+    config = schema.parse(schema.Stage2Config, require_kind(workdir, STAGE2))
+    compute = Compute.of(config)
+    empty = abstract(lambda: denoiser(config.denoiser, latent_shape, compute, rngs=nnx.Rngs(0)))
+    definition, params, buffers = split(empty, nnx.Param, Buffer)
+    return config, definition, restore_model(workdir, params, buffers, weights=weights)
+
+
+def restore_model(
+    workdir: str, params: Tree, buffers: Tree, *, weights: str = "ema"
+) -> tuple[Tree, Tree]:
+    """Parameters and buffers from the newest checkpoint of a run, given their shapes."""
+    entry = {"ema": "ema", "raw": "params"}[weights]
+    _, restored = restore_entries(checkpoint_folder(workdir), {entry: params, "buffers": buffers})
+    return restored[entry], restored["buffers"]
+
+
+def require_kind(workdir: str, kind: str) -> dict[str, Any]:
+    """Settings of the run in `workdir`, which must be of `kind`.
+
+    Raises:
+        FileNotFoundError: No run there.
+        ValueError: A run of another kind.
+    """
+    found, config = read_experiment(workdir)
+    if found != kind:
+        raise ValueError(f"{workdir} must hold a run of {kind}, it holds one of {found}")
+    return config

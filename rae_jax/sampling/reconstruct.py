@@ -1,0 +1,118 @@
+"""Images through the autoencoder of a stage-1 run and back, to files."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rae_jax import build
+from rae_jax.configuration.schema import ReconstructionConfig, Stage1Config, parse
+from rae_jax.data.sources.image_folder import ImageFolder, read_image
+from rae_jax.data.transforms import center_crop, squash
+from rae_jax.layers.functional import split
+from rae_jax.monitoring.image_grids import grid, save_png
+from rae_jax.monitoring.progress import progress_bar
+from rae_jax.ops.images import to_float, to_uint8
+from rae_jax.sampling.save import save_pngs
+from rae_jax.typing import UInt8
+
+PICTURE = "side_by_side.png"
+_SHOWN = 12
+
+
+class Reconstructor:
+    """The autoencoder of a stage-1 run as a function from images to images.
+
+    Attributes:
+        image_size: Side of the images that go in and come out.
+    """
+
+    def __init__(self, checkpoint: str, *, weights: str = "ema", batch_size: int = 64):
+        """Loads encoder and decoder.
+
+        Args:
+            checkpoint: Work folder of the stage-1 run.
+            weights: "ema" or "raw".
+            batch_size: Images at a time.
+
+        Raises:
+            FileNotFoundError: No run or no checkpoint there.
+            ValueError: A run of another kind, or damaged.
+        """
+        config = parse(Stage1Config, build.require_kind(checkpoint, build.STAGE1))
+        settings = build.with_checkpoint(config.autoencoder, checkpoint)
+        autoencoder = build.pretrained_autoencoder(
+            settings, build.Compute.of(config), weights=weights
+        )
+        definition, self._frozen = split(autoencoder)
+        self._function = jax.jit(
+            lambda frozen, images: to_uint8(definition.merge(frozen)(to_float(images)))
+        )
+        self._batch_size = batch_size
+        self.image_size = config.data.image_size
+
+    def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, "N H W 3"]:
+        """Reconstructions, in batches of one shape."""
+        size = min(self._batch_size, len(images))
+        parts = []
+        for start in range(0, len(images), size):
+            rows = np.minimum(np.arange(start, start + size), len(images) - 1)
+            part = np.asarray(self._function(self._frozen, jnp.asarray(images[rows])))
+            parts.append(part[: len(images) - start])
+        return np.concatenate(parts)
+
+
+def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Reconstructs an image, or every image of a folder, into `workdir`.
+
+    Writes one PNG per image, called as its original and in the same sub-folder, and
+    `side_by_side.png` with the first originals over their reconstructions.
+
+    Returns:
+        The work folder.
+
+    Raises:
+        FileNotFoundError: Input or stage-1 run is missing.
+        ValueError: An image cannot be read, the folder is empty, or settings do not fit.
+    """
+    wanted = {"checkpoint": "the work folder of a stage-1 run", "input": "an image or a folder"}
+    for name, what in wanted.items():
+        if not getattr(config, name):
+            raise ValueError(f"{name} is not set; set --config.{name} to {what}")
+    paths = _image_paths(pathlib.Path(config.input))
+    reconstruct = Reconstructor(
+        config.checkpoint, weights=config.weights, batch_size=config.batch_size
+    )
+    prepare = {"center": center_crop, "squash": squash}[config.crop]
+    folder, shown = pathlib.Path(workdir), []
+    with progress_bar(len(paths), description="reconstructing", unit="image") as bar:
+        for start in range(0, len(paths), config.batch_size):
+            part = paths[start : start + config.batch_size]
+            originals = np.stack([prepare(read_image(p), reconstruct.image_size) for _, p in part])
+            pictures = reconstruct(originals)
+            save_pngs(folder, pictures, names=[name for name, _ in part])
+            shown = shown or [originals[:_SHOWN], pictures[:_SHOWN]]
+            bar.update(len(part))
+    save_png(folder / PICTURE, grid(np.concatenate(shown), columns=len(shown[0])))
+    return folder
+
+
+def _image_paths(path: pathlib.Path) -> list[tuple[str, str]]:
+    """(name of the PNG to write, path of the image) for a file or each file of a folder.
+
+    Raises:
+        FileNotFoundError: Nothing there.
+        ValueError: A folder without images, or two images that would become one PNG.
+    """
+    if path.is_file():
+        return [(f"{path.stem}.png", str(path))]
+    source = ImageFolder(path)
+    found = [source.path(index) for index in range(len(source))]
+    names = [str(pathlib.Path(file).relative_to(path).with_suffix(".png")) for file in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"several images of {path} would become {twice[0]}; give them different names"
+        )
+    return list(zip(names, found, strict=True))

@@ -1,0 +1,93 @@
+"""Stage 2: trains a denoiser on the latents of a frozen autoencoder."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rae_jax import build
+from rae_jax.configuration.schema import GuidanceConfig, SamplerConfig, Stage2Config
+from rae_jax.layers.functional import Buffer, abstract, split
+from rae_jax.models.denoisers.dit_dh import DiTDH
+from rae_jax.monitoring.image_grids import grid
+from rae_jax.monitoring.writers import Writer
+from rae_jax.sampling.generate import Generator
+from rae_jax.training.run import (
+    INITIALISATION,
+    TRAINING,
+    Job,
+    addressed_key,
+    configured_optimizer,
+    execute,
+)
+from rae_jax.training.stage2_step import Stage2Step
+from rae_jax.training.state import TrainState
+
+_PREVIEWED = 16
+
+
+def train(config: Stage2Config, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Trains, or goes on with, the denoiser of `config` in `workdir`; see `run.execute`."""
+    return execute(make_job(config), workdir)
+
+
+def make_job(config: Stage2Config) -> Job:
+    """What stage 2 brings to a run.
+
+    Raises:
+        FileNotFoundError: Encoder, decoder, statistics or images are not to be had.
+        ValueError: Settings or files do not fit together.
+    """
+    source = build.source(config.data)
+    to_steps = build.durations(len(source), config.global_batch_size)
+    optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
+    compute = build.Compute.of(config)
+    autoencoder = build.pretrained_autoencoder(config.autoencoder, compute)
+    latent_shape = autoencoder.latent_shape(config.data.image_size)
+    autoencoder_definition, frozen = split(autoencoder)
+
+    def fresh_denoiser() -> DiTDH:
+        rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
+        return build.denoiser(config.denoiser, latent_shape, compute, rngs=rngs)
+
+    definition, _, _ = split(abstract(fresh_denoiser), nnx.Param, Buffer)
+
+    def initial_state() -> TrainState:
+        _, params, buffers = split(fresh_denoiser(), nnx.Param, Buffer)
+        key = addressed_key(config.seed, TRAINING)
+        return TrainState.create(params, buffers, optimizer, key)
+
+    transport = build.flow_matching(config.transport, latent_shape)
+    step = Stage2Step(
+        definition,
+        autoencoder_definition,
+        transport,
+        optimizer,
+        schedule,
+        ema_decay=config.ema_decay,
+        label_dropout=config.label_dropout,
+    )
+    index = np.arange(_PREVIEWED, dtype=np.int32)
+    labels = (index % config.denoiser.num_classes).astype(np.int32)
+    sampler = build.sampler(transport, latent_shape, SamplerConfig(), GuidanceConfig())
+    generate = jax.jit(Generator(definition, autoencoder_definition, sampler))
+
+    def preview(step_number: int, state: TrainState, writers: Sequence[Writer]) -> None:
+        weights = state.ema, state.buffers
+        images = generate(weights, frozen, state.key, jnp.asarray(index), jnp.asarray(labels))
+        for writer in writers:
+            writer.images(step_number, "samples", grid(np.asarray(images), columns=8))
+
+    has_decoder = bool(config.autoencoder.checkpoint)
+    return Job(
+        build.STAGE2,
+        config,
+        source,
+        initial_state,
+        step,
+        frozen,
+        preview if has_decoder else None,
+    )

@@ -1,0 +1,86 @@
+"""One optimiser step of stage 2: flow matching on the latents of a frozen autoencoder."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rae_jax.diffusion.losses import FlowMatching
+from rae_jax.layers.functional import Definition
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.denoisers.dit_dh import DiTDH
+from rae_jax.ops.images import to_float
+from rae_jax.sharding.constrain import constrain_batch
+from rae_jax.training.state import TrainState
+from rae_jax.typing import Array, Float, Int, Key, Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage2Step:
+    """Pure `(state, frozen, batch) -> (state, metrics)` (RAE, arXiv:2510.11690, section 4).
+
+    Times, noise and dropped labels are drawn from the state's key and step.
+
+    Attributes:
+        denoiser: Split into parameters and buffers.
+        autoencoder: Split into one frozen tree.
+        transport: The loss, with path, prediction and distribution of times.
+        optimizer: Update rule.
+        schedule: Learning rate by step, for the log.
+        ema_decay: Of the moving average, per step.
+        label_dropout: Share of labels replaced by the null label.
+    """
+
+    denoiser: Definition[DiTDH]
+    autoencoder: Definition[AutoencoderRAE]
+    transport: FlowMatching
+    optimizer: optax.GradientTransformation
+    schedule: Any
+    ema_decay: float
+    label_dropout: float
+
+    def __call__(
+        self, state: TrainState, frozen: Tree, batch: Mapping[str, Array]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One step.
+
+        Args:
+            state: The denoiser's.
+            frozen: The autoencoder's arrays.
+            batch: `images` uint8 [B, H, W, 3], `labels` int32 [B].
+        """
+        images = constrain_batch(to_float(batch["images"]))
+        clean = self.autoencoder.merge(frozen).encode(images)
+        key = jax.random.fold_in(state.key, state.step)
+
+        def loss(params: Tree) -> Array:
+            denoiser = self.denoiser.merge(params, state.buffers)
+            return self.loss(denoiser, clean, batch["labels"], key)
+
+        value, gradients = jax.value_and_grad(loss)(state.params)
+        metrics = {
+            "loss": value,
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": self.schedule(state.step),
+        }
+        return state.updated(gradients, self.optimizer, self.ema_decay), metrics
+
+    def loss(
+        self,
+        denoiser: DiTDH,
+        clean_latents: Float[Array, "B h w C"],
+        labels: Int[Array, " B"],
+        key: Key[Array, ""],
+    ) -> Float[Array, ""]:
+        """Flow-matching loss of one batch."""
+        label_key, loss_key = jax.random.split(key)
+        dropped = jax.random.bernoulli(label_key, self.label_dropout, labels.shape)
+        labels = jnp.where(dropped, denoiser.null_label, labels)
+
+        def predict(noisy_latents: Array, t: Array) -> Array:
+            return denoiser(noisy_latents, t, labels).prediction
+
+        return self.transport.loss(predict, clean_latents, loss_key).mean()

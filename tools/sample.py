@@ -1,0 +1,22 @@
+r"""Generates images with the denoiser of a stage-2 run.
+
+python tools/sample.py --config=configs/smoke/sampling.py --workdir=runs/samples \
+    --config.checkpoint=runs/stage2
+"""
+
+from rae_jax.configuration import flags
+from rae_jax.configuration.schema import SamplingConfig
+
+_CONFIG = flags.define_config()
+_WORKDIR = flags.define_workdir()
+
+
+def run(config: SamplingConfig) -> None:
+    """Runs the job; JAX is imported only once the flags are known to be right."""
+    from rae_jax.sampling import samples
+
+    samples.make_samples(config, str(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    flags.main(run, SamplingConfig)

@@ -1,0 +1,21 @@
+"""Trains a denoiser on the latents of a frozen autoencoder.
+
+python tools/train_stage2.py --config=configs/smoke/stage2.py --workdir=runs/stage2
+"""
+
+from rae_jax.configuration import flags
+from rae_jax.configuration.schema import Stage2Config
+
+_CONFIG = flags.define_config()
+_WORKDIR = flags.define_workdir()
+
+
+def run(config: Stage2Config) -> None:
+    """Runs the job; JAX is imported only once the flags are known to be right."""
+    from rae_jax.training import stage2
+
+    stage2.train(config, str(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    flags.main(run, Stage2Config)
