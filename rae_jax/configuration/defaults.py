@@ -111,3 +111,8 @@ def digits_autoencoder() -> ConfigDict:
 def digits_data() -> ConfigDict:
     """Section `data` for the built-in digits at 48 pixels."""
     return locked(schema.DataConfig(source="digits", image_size=48, crop="none"))
+
+
+def demo() -> ConfigDict:
+    """All keys of `DemoConfig`."""
+    return locked(schema.DemoConfig())

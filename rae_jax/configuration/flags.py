@@ -33,10 +33,10 @@ INTERRUPTED = 130
 CONFIGS = pathlib.Path("configs")
 
 
-def define_config() -> flags.FlagHolder[ConfigDict]:
+def define_config(default: str | None = None) -> flags.FlagHolder[ConfigDict]:
     """Defines `--config`, a Python file with `get_config()`, and overrides of its keys."""
     return config_flags.DEFINE_config_file(
-        "config", help_string="Config file; override with --config.section.key=value."
+        "config", default, help_string="Config file; override with --config.section.key=value."
     )
 
 
@@ -122,7 +122,7 @@ def _check_config(argv: Sequence[str]) -> None:
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
-    path = None
+    path: str | None = flags.FLAGS["config"].default_unparsed
     for position, argument in enumerate(argv):
         match = re.fullmatch(r"--?config(?:=(.*))?", argument)
         if match and match[1] is not None:

@@ -31,6 +31,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DecoderConfig",
+    "DemoConfig",
     "DenoiserConfig",
     "EncoderConfig",
     "GuidanceConfig",
@@ -227,6 +228,25 @@ class StatisticsConfig(Section):
     data: DataConfig = DataConfig(crop="center")
     batch_size: int = 256
     dtype: DType = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoConfig(Seeded):
+    """The whole pipeline; `seed` and the paths between the stages replace those of the sections.
+
+    Attributes:
+        stage1: Training of the decoder.
+        statistics: Statistics of the latents.
+        stage2: Training of the denoiser.
+        sampling: Samples that are scored and drawn.
+        guided: The same with guidance.
+    """
+
+    stage1: Stage1Config = Stage1Config()
+    statistics: StatisticsConfig = StatisticsConfig()
+    stage2: Stage2Config = Stage2Config()
+    sampling: SamplingConfig = SamplingConfig()
+    guided: SamplingConfig = SamplingConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -71,12 +71,22 @@ def draw_curves(
     unknown = [name for name in names if name not in curves]
     if unknown or not names:
         raise ValueError(f"{metrics} has no metric {unknown or ''}; it has {sorted(curves)}")
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
+    draw_panels({name: curves[name] for name in names}, picture)
+
+
+def draw_panels(curves: Mapping[str, Curve], picture: str | pathlib.Path) -> None:
+    """Draws one panel per named curve, the raw values faint and their moving average over them.
+
+    Raises:
+        ValueError: No curves.
+    """
+    if not curves:
+        raise ValueError("a picture of curves needs at least one")
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
     figure = Figure(figsize=(5 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for index, name in enumerate(names):
-        steps, values = curves[name]
+    for index, (name, (steps, values)) in enumerate(curves.items()):
         panel = figure.add_subplot(rows, columns, index + 1)
         panel.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="logged")
         average = smoothed(values, len(values) / 50)

@@ -1,6 +1,7 @@
 """What happens every so many steps of the loop: logging, saving, checking, showing, previews."""
 
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,8 +58,9 @@ class LogMetrics:
         values |= self._throughput.measure(step)
         for writer in self.writers:
             writer.scalars(step, values)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        logging.info("step %d: %s", step, shown)
+        if not sys.stderr.isatty():  # On a terminal the progress bar tells.
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            logging.info("step %d: %s", step, shown)
 
     def finish(self, step: int, state: Any) -> None:
         """Does nothing: the last step is not logged out of turn."""
