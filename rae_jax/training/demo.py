@@ -148,10 +148,7 @@ def _report(scores: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     accuracy = scores["classifier_accuracy_on_real_test_digits"]
     psnr_db = scores["reconstruction_psnr_on_test_digits"]
     rows = [
-        (
-            "reconstruction PSNR, test digits",
-            f"{scores['reconstruction_psnr_on_test_digits']:.2f} dB",
-        ),
+        ("reconstruction PSNR, test digits", f"{psnr_db:.2f} dB"),
         ("recognised as their label", f"{unguided['recognised']:.1%}"),
         (f"  guided, scale {guided['guidance_scale']}", f"{guided['recognised']:.1%}"),
         ("  real test digits", f"{accuracy:.1%}"),
