@@ -7,38 +7,33 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.layers.functional import Buffer
+from rae_jax.layers.linear import LinearFactory, xavier_linear
 from rae_jax.typing import Array, DTypeLike, Float, Int
 
 _STD = 0.02
 NUM_FREQUENCIES = 256
 
 
-def _small_linear(
-    in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.Linear:
-    """Kernel N(0, 0.02²), bias as torch starts it."""
-    bound = in_features**-0.5
-
-    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return nnx.Linear(
-        in_features,
-        out_features,
-        kernel_init=jax.nn.initializers.normal(_STD),
-        bias_init=uniform,
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
 class GaussianFourierEmbedding(nnx.Module):
-    """MLP of [sin, cos](2 pi t W), the 256 frequencies W ~ N(0, 1) drawn once and never trained."""
+    """Time through an MLP of [sin, cos](2 pi t W) (Tancik 2020, arXiv:2006.10739).
 
-    def __init__(self, hidden_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    The 256 frequencies W ~ N(0, 1) are drawn once and never trained; files hold them. The MLP's
+    kernels start from N(0, 0.02²), its biases as those of `linear`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        linear: LinearFactory = xavier_linear,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.frequencies = Buffer(jax.random.normal(rngs.params(), (NUM_FREQUENCIES,)))
-        self.up = _small_linear(2 * NUM_FREQUENCIES, hidden_size, dtype=dtype, rngs=rngs)
-        self.out = _small_linear(hidden_size, hidden_size, dtype=dtype, rngs=rngs)
+        self.up = linear(2 * NUM_FREQUENCIES, hidden_size, dtype=dtype, rngs=rngs)
+        self.out = linear(hidden_size, hidden_size, dtype=dtype, rngs=rngs)
+        for layer in (self.up, self.out):
+            layer.kernel[...] = _STD * jax.random.normal(rngs.params(), layer.kernel.shape)
 
     def __call__(self, t: Float[Array, " B"]) -> Float[Array, "B D"]:
         """Embeds times in [0, 1]; angles in float32."""
@@ -48,13 +43,18 @@ class GaussianFourierEmbedding(nnx.Module):
 
 
 class LabelEmbedding(nnx.Module):
-    """Table of num_classes + 1 rows; the last stands for no label."""
+    """Table with one row per class and, last, one for no label; starts from N(0, 0.02²).
 
-    def __init__(self, num_classes: int, hidden_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.dtype = dtype
-        rows = jax.nn.initializers.normal(_STD)(rngs.params(), (num_classes + 1, hidden_size))
-        self.table = nnx.Param(rows)
+    `with_null` False leaves the last row out: published models that were trained without label
+    dropout have none.
+    """
+
+    def __init__(
+        self, num_classes: int, hidden_size: int, *, with_null: bool = True, rngs: nnx.Rngs
+    ):
+        shape = (num_classes + with_null, hidden_size)
+        self.table = nnx.Param(_STD * jax.random.normal(rngs.params(), shape))
 
     def __call__(self, labels: Int[Array, " B"]) -> Float[Array, "B D"]:
-        """Rows of the labels."""
-        return jnp.take(self.table[...], labels, axis=0).astype(self.dtype)
+        """Rows of the labels, float32; NaN for labels that have none."""
+        return jnp.take(self.table[...], labels, axis=0, mode="fill")

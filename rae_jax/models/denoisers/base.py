@@ -1,6 +1,6 @@
 """What transport and samplers need of a denoiser."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flax import struct
 
@@ -18,8 +18,14 @@ class DenoiserOutput:
     prediction: Array
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """(noisy latents, t, labels) -> prediction."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of the latents."""
+        ...
 
     @property
     def null_label(self) -> int:

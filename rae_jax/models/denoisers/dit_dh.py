@@ -5,12 +5,13 @@ upstream file stage2/models/DDT.py of bytetriper/RAE.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rae_jax.layers.adaln_block import AdaLNBlock, BlockStyle, zero_linear
+from rae_jax.layers.adaln_block import AdaLNBlock, AdaLNOutput, BlockStyle
 from rae_jax.layers.attention import Rotary
 from rae_jax.layers.condition_embeddings import GaussianFourierEmbedding, LabelEmbedding
 from rae_jax.layers.functional import Buffer
@@ -18,7 +19,6 @@ from rae_jax.layers.linear import torch_linear
 from rae_jax.layers.patch_embedding import PatchEmbedding
 from rae_jax.layers.stack import scan_layers, stack_layers
 from rae_jax.models.denoisers.base import DenoiserOutput
-from rae_jax.ops.modulation import modulate
 from rae_jax.ops.patches import unpatchify
 from rae_jax.ops.positions import sincos_2d
 from rae_jax.ops.rope import rotary_table
@@ -38,7 +38,9 @@ class DiTDHConfig:
         head_hidden_size: Width of the head.
         head_depth: Blocks of the head.
         head_num_heads: Attention heads of the head.
-        num_classes: Labels; one more row stands for no label.
+        num_classes: Labels.
+        has_null_label: Whether the label table has one more row, for no label. Published models
+            trained without label dropout lack it, and cannot be guided by it.
         style: Choices that all blocks share.
         use_rope: Rotary positions on all tokens.
         use_position_embedding: Add fixed sine-cosine positions to the backbone's tokens.
@@ -53,24 +55,41 @@ class DiTDHConfig:
     head_depth: int = 2
     head_num_heads: int = 16
     num_classes: int = 1000
+    has_null_label: bool = True
     style: BlockStyle = BlockStyle()
     use_rope: bool = True
     use_position_embedding: bool = True
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens.
-
-        Raises:
-            ValueError: The patch size does not divide the latents.
-        """
+    def __post_init__(self) -> None:
+        """Rejects sizes that do not fit together."""
         height, width, _ = self.latent_shape
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
-                f"denoiser.patch_size must divide the latents' {height}x{width} grid, got "
-                f"{self.patch_size}"
+                f"patch_size must divide the latents' {height}x{width} grid, got {self.patch_size}"
             )
+        for part in ("backbone", "head"):
+            size, heads = (getattr(self, f"{part}_{name}") for name in ("hidden_size", "num_heads"))
+            unit = 4 * heads if self.use_rope else heads
+            if size % unit:
+                raise ValueError(
+                    f"{part}_hidden_size must be a multiple of {unit} for {heads} heads "
+                    f"{'with' if self.use_rope else 'without'} rotary positions, got {size}"
+                )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        height, width, _ = self.latent_shape
         return height // self.patch_size, width // self.patch_size
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "s": {"backbone_hidden_size": 384, "backbone_depth": 12, "backbone_num_heads": 6},
+    "b": {"backbone_hidden_size": 768, "backbone_depth": 12, "backbone_num_heads": 12},
+    "l": {"backbone_hidden_size": 1024, "backbone_depth": 24, "backbone_num_heads": 16},
+    "xl": {"backbone_hidden_size": 1152, "backbone_depth": 28, "backbone_num_heads": 16},
+}
+"""Published sizes, as keyword arguments of `DiTDHConfig`; the head is its default."""
 
 
 class DiTDH(nnx.Module):
@@ -78,8 +97,9 @@ class DiTDH(nnx.Module):
 
     The backbone turns the noisy latents into a state per token, s = silu(t + tokens); the head
     draws on a second embedding of the latents, every token modulated by its state.
-    Initialisation: embedders xavier-uniform with zero bias; time MLP and label table N(0, 0.02²);
-    modulations and output zero; all else as torch's Linear.
+    Initialisation: embedders xavier-uniform with zero bias; kernels of the time MLP and label table
+    N(0, 0.02²); modulations and output zero; all else as torch's Linear. The residual stream is
+    float32 whatever the compute dtype.
     """
 
     def __init__(
@@ -106,20 +126,19 @@ class DiTDH(nnx.Module):
         made = {"dtype": dtype, "rngs": rngs}
         self.backbone_embedding = PatchEmbedding(patch, channels, width, **made)
         self.head_embedding = PatchEmbedding(patch, channels, head_width, **made)
-        self.time_embedding = GaussianFourierEmbedding(width, **made)
-        self.label_embedding = LabelEmbedding(config.num_classes, width, **made)
+        self.time_embedding = GaussianFourierEmbedding(width, linear=torch_linear, **made)
+        self.label_embedding = LabelEmbedding(
+            config.num_classes, width, with_null=config.has_null_label, rngs=rngs
+        )
         self.position_table = nnx.data(None)
         if config.use_position_embedding:
             self.position_table = Buffer(jnp.asarray(sincos_2d(width, *config.grid)))
         self.backbone = self._stack(width, config.backbone_num_heads, config.backbone_depth, rngs)
-        self.state_projection = nnx.data(
-            torch_linear(width, head_width, **made) if width != head_width else None
-        )
+        self.state_projection = nnx.data(None)
+        if width != head_width:
+            self.state_projection = torch_linear(width, head_width, **made)
         self.head = self._stack(head_width, config.head_num_heads, config.head_depth, rngs)
-        self.norm = config.style.norm(head_width, rngs=rngs)
-        chunks = 2 if config.style.use_shift else 1
-        self.modulation = zero_linear(head_width, chunks * head_width, **made)
-        self.prediction = zero_linear(head_width, patch**2 * channels, **made)
+        self.output = AdaLNOutput(head_width, patch**2 * channels, config.style, **made)
 
     def _stack(self, width: int, num_heads: int, depth: int, rngs: nnx.Rngs) -> AdaLNBlock:
         return stack_layers(
@@ -136,8 +155,22 @@ class DiTDH(nnx.Module):
         )
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of the latents."""
+        return self.config.latent_shape
+
+    @property
     def null_label(self) -> int:
-        """Label that stands for none: the last row of the table."""
+        """Label that stands for none: the last row of the table.
+
+        Raises:
+            ValueError: The table has no such row.
+        """
+        if not self.config.has_null_label:
+            raise ValueError(
+                "this denoiser was trained without label dropout and has no null label; sample it "
+                "without classifier-free guidance"
+            )
         return self.config.num_classes
 
     def __call__(
@@ -151,7 +184,7 @@ class DiTDH(nnx.Module):
         Args:
             noisy_latents: At the times `t`.
             t: In [0, 1], 1 being noise.
-            labels: Classes, or `null_label`.
+            labels: Classes, or `null_label`; the prediction is NaN for any other.
         """
         return self.predict(noisy_latents, self.backbone_state(noisy_latents, t, labels))
 
@@ -162,50 +195,56 @@ class DiTDH(nnx.Module):
         labels: Int[Array, " B"],
     ) -> Float[Array, "B N D"]:
         """The state of every token that conditions the head; several steps may share one."""
-        time = self.time_embedding(t)[:, None].astype(self.dtype)
-        label = self.label_embedding(labels)[:, None]
-        condition = jax.nn.silu(time + label)
-        tokens = self.backbone_embedding(noisy_latents).astype(self.dtype)
+        time = self.time_embedding(t)[:, None].astype(jnp.float32)
+        condition = jax.nn.silu(time + self.label_embedding(labels)[:, None])
+        tokens = self._embed(noisy_latents, self.backbone_embedding)
         if self.position_table is not None:
-            tokens = tokens + self.position_table[...][None].astype(self.dtype)
-        rotary = self._rotary(self.config.backbone_hidden_size // self.config.backbone_num_heads)
-        tokens = self._scan(self.backbone, tokens, condition, rotary)
-        return jax.nn.silu(time + tokens)
+            tokens = tokens + self.position_table[...][None]
+        return jax.nn.silu(time + self._run("backbone", tokens, condition))
 
     def predict(
-        self, noisy_latents: Float[Array, "B h w C"], state: Float[Array, "B N D"]
+        self, noisy_latents: Float[Array, "B h w C"], state: Float[Array, "B M D"]
     ) -> DenoiserOutput:
-        """The head's answer, given the backbone's state."""
+        """The head's answer, given the backbone's state.
+
+        A state of fewer tokens than the latents have, by a divisor, conditions runs of them.
+        """
         condition = state if self.state_projection is None else self.state_projection(state)
-        tokens = self.head_embedding(noisy_latents).astype(self.dtype)
-        rotary = self._rotary(self.config.head_hidden_size // self.config.head_num_heads)
-        tokens = self._scan(self.head, tokens, condition, rotary)
-        chunks = self.modulation(jax.nn.silu(condition))
-        if self.config.style.use_shift:
-            shift, scale = jnp.split(chunks, 2, axis=-1)
-        else:
-            shift, scale = jnp.zeros_like(chunks), chunks
-        normed = self.norm(tokens).astype(tokens.dtype)
-        patches = self.prediction(modulate(normed, shift, scale)).astype(jnp.float32)
+        tokens = self._embed(noisy_latents, self.head_embedding)
+        patches = self.output(self._run("head", tokens, condition), condition)
         return DenoiserOutput(unpatchify(patches, self.config.grid, self.config.patch_size))
+
+    def _embed(
+        self, noisy_latents: Float[Array, "B h w C"], embedding: PatchEmbedding
+    ) -> Float[Array, "B N D"]:
+        if noisy_latents.shape[1:] != self.config.latent_shape:
+            raise ValueError(
+                f"the denoiser takes latents of shape {self.config.latent_shape}, got "
+                f"{noisy_latents.shape[1:]}"
+            )
+        return embedding(noisy_latents).astype(jnp.float32)
+
+    def _run(
+        self,
+        part: str,
+        tokens: Float[Array, "B N D"],
+        condition: Float[Array, "B M D"],
+        *,
+        keep_outputs: bool = False,
+    ) -> Any:
+        """The blocks of the backbone or the head."""
+        rotary = self._rotary(tokens.shape[-1] // getattr(self.config, f"{part}_num_heads"))
+        return scan_layers(
+            lambda tokens, block: block(tokens, condition, rotary),
+            getattr(self, part),
+            tokens,
+            unroll=self.unroll,
+            remat=self.remat,
+            keep_outputs=keep_outputs,
+        )
 
     def _rotary(self, head_dim: int) -> Rotary | None:
         if not self.config.use_rope:
             return None
-        cos, sin = rotary_table(*self.config.grid, head_dim)
-        return jnp.asarray(cos), jnp.asarray(sin)
-
-    def _scan(
-        self,
-        blocks: AdaLNBlock,
-        tokens: Float[Array, "B N D"],
-        condition: Float[Array, "B M D"],
-        rotary: Rotary | None,
-    ) -> Float[Array, "B N D"]:
-        return scan_layers(
-            lambda tokens, block: block(tokens, condition, rotary),
-            blocks,
-            tokens,
-            unroll=self.unroll,
-            remat=self.remat,
-        )
+        cosines, sines = rotary_table(*self.config.grid, head_dim)
+        return jnp.asarray(cosines), jnp.asarray(sines)

@@ -14,8 +14,8 @@ def dit_dh_table(config: DiTDHConfig) -> WeightTable:
         Rule("y_embedder.embedding_table.weight", "label_embedding.table"),
         *_blocks("backbone", 0, config),
         *_blocks("head", config.backbone_depth, config),
-        *_linear("final_layer.adaLN_modulation.1", "modulation"),
-        *_linear("final_layer.linear", "prediction"),
+        *_linear("final_layer.adaLN_modulation.1", "output.modulation"),
+        *_linear("final_layer.linear", "output.linear"),
     ]
     for source, target in (("s_embedder", "backbone"), ("x_embedder", "head")):
         rules += [
@@ -27,7 +27,7 @@ def dit_dh_table(config: DiTDHConfig) -> WeightTable:
     if config.backbone_hidden_size != config.head_hidden_size:
         rules += _linear("s_projector", "state_projection")
     if config.style.use_rms_norm:
-        rules.append(Rule("final_layer.norm_final.weight", "norm.scale"))
+        rules.append(Rule("final_layer.norm_final.weight", "output.norm.scale"))
     return WeightTable(
         tuple(rules),
         ignored_source=(r"(enc|dec)_feat_rope\.freqs_(cos|sin)",),
