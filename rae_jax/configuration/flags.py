@@ -34,10 +34,19 @@ CONFIGS = pathlib.Path("configs")
 
 
 def define_config(default: str | None = None) -> flags.FlagHolder[ConfigDict]:
-    """Defines `--config`, a Python file with `get_config()`, and overrides of its keys."""
-    return config_flags.DEFINE_config_file(
-        "config", default, help_string="Config file; override with --config.section.key=value."
-    )
+    """Defines `--config`, a Python file with `get_config()`, and overrides of its keys.
+
+    Args:
+        default: The file to use if the command line names none.
+    """
+    text = "Config file; override with --config.section.key=value."
+    if default is not None:
+        text += f" Without it: {default}."
+        if _config_path(sys.argv) is None:
+            # The flag's own default would be parsed at once, overrides included, and the errors
+            # in them reported as tracebacks.
+            sys.argv.insert(1, f"--config={default}")
+    return config_flags.DEFINE_config_file("config", None, help_string=text)
 
 
 def define_workdir(default: str | None = None) -> flags.FlagHolder[str | None]:
@@ -122,7 +131,7 @@ def _check_config(argv: Sequence[str]) -> None:
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
-    path: str | None = flags.FLAGS["config"].default_unparsed
+    path = None
     for position, argument in enumerate(argv):
         match = re.fullmatch(r"--?config(?:=(.*))?", argument)
         if match and match[1] is not None:
