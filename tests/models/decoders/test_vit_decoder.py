@@ -165,9 +165,7 @@ def test_ways_to_run_the_blocks_agree(changes):
 
 def test_bfloat16_stays_close_and_gives_float32_pixels():
     features = example((1, 5, 5, 12))
-    # JAX's own attention promotes bfloat16 to float32.
-    with jax.numpy_dtype_promotion("standard"):
-        pixels = run(tiny(dtype=jnp.bfloat16), features)
+    pixels = run(tiny(dtype=jnp.bfloat16), features)
     assert pixels.dtype == jnp.float32
     np.testing.assert_allclose(pixels, run(tiny(), features), rtol=0, atol=0.05)
 
