@@ -1,11 +1,11 @@
 """The folder of a run, with a note of its kind and settings, so that no two runs mix in it."""
 
 import json
-import os
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rae_jax.files import replacing
 from rae_jax.sharding.processes import is_main_process, wait_for_all
 
 _FILE = "config.json"
@@ -41,11 +41,9 @@ def open_workdir(
     # Every process compares with what was there before any of them writes.
     wait_for_all("experiment.compared")
     if is_main_process():
-        folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": kind, "config": settings}, indent=2) + "\n"
-        partial = folder / f"{_FILE}.partial"
-        partial.write_text(text)
-        os.replace(partial, folder / _FILE)
+        with replacing(folder / _FILE) as partial:
+            partial.write_text(text)
     wait_for_all("experiment.written")
     return folder
 

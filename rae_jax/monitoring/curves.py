@@ -1,7 +1,6 @@
 """Draws the numbers of `metrics.jsonl` as curves."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rae_jax.files import replacing
 from rae_jax.typing import Float, Int
 
 Curve = tuple[Int[np.ndarray, " K"], Float[np.ndarray, " K"]]
@@ -97,8 +97,5 @@ def draw_panels(curves: Mapping[str, Curve], picture: str | pathlib.Path) -> Non
         panel.grid(alpha=0.3)
         if index == 0:
             panel.legend(fontsize="small")
-    path = pathlib.Path(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, path)
+    with replacing(picture) as partial:
+        figure.savefig(partial, format="png", dpi=110)

@@ -1,11 +1,11 @@
 """Pictures of many images at once, and PNG files."""
 
-import os
 import pathlib
 
 import numpy as np
 from PIL import Image
 
+from rae_jax.files import replacing
 from rae_jax.typing import UInt8
 
 
@@ -33,8 +33,5 @@ def grid(
 
 def save_png(path: str | pathlib.Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes a PNG that is either complete or not there, making its folder if need be."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    Image.fromarray(image).save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG")

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rae_jax.files import replacing
 from rae_jax.monitoring.image_grids import save_png
 from rae_jax.sharding.processes import is_main_process
 from rae_jax.typing import UInt8
@@ -164,9 +165,8 @@ def _keep_until(path: pathlib.Path, last_step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _is_whole_until(line, last_step)]
     if len(kept) < len(lines):
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
 
 
 def _is_whole_until(line: str, last_step: int) -> bool:

@@ -7,13 +7,12 @@ size of batches beyond float32 rounding inside one batch.
 
 import dataclasses
 import os
-import pathlib
-import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rae_jax.files import replacing
 from rae_jax.typing import Array, Float
 
 
@@ -72,9 +71,9 @@ class LatentStatistics:
     def add_moments(
         self,
         count: int,
-        shift: Float[Array, "h w C"],
-        total: Float[Array, "h w C"],
-        squares: Float[Array, "h w C"],
+        shift: Float[Array | np.ndarray, "h w C"],
+        total: Float[Array | np.ndarray, "h w C"],
+        squares: Float[Array | np.ndarray, "h w C"],
     ) -> "LatentStatistics":
         """Statistics with one more batch, given its size and `batch_moments`."""
         offset = np.asarray(total, np.float64) / count
@@ -101,16 +100,8 @@ class LatentStatistics:
 
         The file takes its name only when it is complete.
         """
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, mean=self.mean, variance=self.variance, count=self.count)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, mean=self.mean, variance=self.variance, count=self.count)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LatentStatistics":

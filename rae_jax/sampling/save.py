@@ -1,11 +1,11 @@
 """Generated images as files: the npz of the ADM evaluation suite, and PNGs."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from rae_jax.files import replacing
 from rae_jax.monitoring.image_grids import save_png
 from rae_jax.typing import Int, UInt8
 
@@ -25,11 +25,8 @@ def save_npz(
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"the file name must end in .npz, got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, arr_0=images, arr_1=labels.astype(np.int64))
-    os.replace(partial, path)
 
 
 def save_pngs(

@@ -43,3 +43,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         writers.write_tensors(path, {"a": np.ones(2, np.float32)})
     np.testing.assert_array_equal(read_tensors(path)["a"], np.zeros(2))
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_files_have_the_permissions_of_any_other_new_file(tmp_path):
+    writers.write_tensors(tmp_path / "model.safetensors", {"a": np.zeros(2, np.float32)})
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("model.safetensors", "plain")]
+    assert modes[0] == modes[1]
