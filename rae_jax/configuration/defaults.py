@@ -4,11 +4,15 @@ A config file takes one, sets what differs, and returns it.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from rae_jax.configuration import schema
 from rae_jax.configuration.section import Section, nearest
+
+Settings = Any
+"""A `ConfigDict`, whose declared types would let no file set a key inside a section."""
 
 DECODERS = {
     "vit_b": schema.DecoderConfig(
@@ -36,42 +40,42 @@ DENOISERS = {
 """Published denoisers (arXiv 2510.11690); all have a head of width 2048 and depth 2."""
 
 
-def locked(config: Section) -> ConfigDict:
+def locked(config: Section) -> Settings:
     """`config` as a dictionary whose values, but not keys, can be changed."""
     return ConfigDict(schema.as_dict(config)).lock()
 
 
-def stage1() -> ConfigDict:
+def stage1() -> Settings:
     """All keys of `Stage1Config`: the published recipe for 256 pixels, ViT-XL decoder."""
     return locked(schema.Stage1Config())
 
 
-def stage2() -> ConfigDict:
+def stage2() -> Settings:
     """All keys of `Stage2Config`: the published recipe for 256 pixels, DiTDH-XL."""
     return locked(schema.Stage2Config())
 
 
-def pretraining() -> ConfigDict:
+def pretraining() -> Settings:
     """All keys of `PretrainingConfig`: MAE ViT-B as published (arXiv 2111.06377)."""
     return locked(schema.PretrainingConfig())
 
 
-def statistics() -> ConfigDict:
+def statistics() -> Settings:
     """All keys of `StatisticsConfig`."""
     return locked(schema.StatisticsConfig())
 
 
-def sampling() -> ConfigDict:
+def sampling() -> Settings:
     """All keys of `SamplingConfig`: unguided Euler over 50 points, as published."""
     return locked(schema.SamplingConfig())
 
 
-def reconstruction() -> ConfigDict:
+def reconstruction() -> Settings:
     """All keys of `ReconstructionConfig`."""
     return locked(schema.ReconstructionConfig())
 
 
-def decoder(name: str) -> ConfigDict:
+def decoder(name: str) -> Settings:
     """Section `autoencoder.decoder` of a published size: "vit_b", "vit_l" or "vit_xl".
 
     Raises:
@@ -80,7 +84,7 @@ def decoder(name: str) -> ConfigDict:
     return _named(DECODERS, name, "decoder")
 
 
-def denoiser(name: str) -> ConfigDict:
+def denoiser(name: str) -> Settings:
     """Section `denoiser` of a published size: "dit_dh_s", "dit_dh_b", "dit_dh_l" or "dit_dh_xl".
 
     Raises:
@@ -89,13 +93,13 @@ def denoiser(name: str) -> ConfigDict:
     return _named(DENOISERS, name, "denoiser")
 
 
-def _named(table: Mapping[str, Section], name: str, what: str) -> ConfigDict:
+def _named(table: Mapping[str, Section], name: str, what: str) -> Settings:
     if name not in table:
         raise schema.ConfigError(f"unknown {what} {name!r}: {nearest(name, table)}")
     return locked(table[name])
 
 
-def digits_autoencoder() -> ConfigDict:
+def digits_autoencoder() -> Settings:
     """Section `autoencoder` on the built-in digits: bundled encoder, small decoder, 48 pixels."""
     return locked(
         schema.AutoencoderConfig(
@@ -108,11 +112,11 @@ def digits_autoencoder() -> ConfigDict:
     )
 
 
-def digits_data() -> ConfigDict:
+def digits_data() -> Settings:
     """Section `data` for the built-in digits at 48 pixels."""
     return locked(schema.DataConfig(source="digits", image_size=48, crop="none"))
 
 
-def demo() -> ConfigDict:
+def demo() -> Settings:
     """All keys of `DemoConfig`."""
     return locked(schema.DemoConfig())

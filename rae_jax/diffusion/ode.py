@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def integrate(
         raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
     tableau = METHODS[method]
 
-    def step(state: Array, ends: tuple[Array, Array]) -> tuple[Array, Array | None]:
+    def step(state: Array, ends: tuple[Array, Array]) -> tuple[Array, Any]:
         state = _step(drift, state, *ends, tableau)
         return state, (state if keep_states else None)
 

@@ -54,7 +54,7 @@ class Definition(Generic[M]):
         return nnx.merge(self.graphdef, *states)
 
 
-def split(module: M, *filters: Any) -> tuple[Any, ...]:
+def split(module: nnx.Module, *filters: Any) -> tuple[Any, ...]:
     """Splits a module into `(definition, *trees)`, one plain tree per filter.
 
     Without filters everything goes into one tree. Leaves that no filter takes are an error of

@@ -10,6 +10,7 @@ from flax import nnx
 from rae_jax import build
 from rae_jax.configuration.schema import Stage1Config
 from rae_jax.layers.functional import Buffer, Frozen, abstract, split
+from rae_jax.models.decoders.vit_decoder import ViTDecoder
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.ops.images import to_float, to_uint8
@@ -46,16 +47,15 @@ def make_job(config: Stage1Config) -> Job:
     encoder = build.encoder(config.autoencoder, compute)
     build.require_image_size(config.autoencoder, encoder, config.data)
 
-    def fresh_decoder(seed: int) -> nnx.Module:
-        rngs = nnx.Rngs(addressed_key(seed, INITIALISATION))
+    def fresh_decoder() -> ViTDecoder:
+        rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
         return build.decoder(config.autoencoder, encoder, compute, rngs=rngs)
 
-    shapes = abstract(lambda: fresh_decoder(config.seed))
-    autoencoder = build.autoencoder(config.autoencoder, encoder, shapes)
+    autoencoder = build.autoencoder(config.autoencoder, encoder, abstract(fresh_decoder))
     definition, _, _, frozen = split(autoencoder, nnx.Param, Buffer, Frozen)
 
     def initial_state() -> TrainState:
-        _, params, buffers = split(fresh_decoder(config.seed), nnx.Param, Buffer)
+        _, params, buffers = split(fresh_decoder(), nnx.Param, Buffer)
         key = addressed_key(config.seed, TRAINING)
         return TrainState.create({"decoder": params}, {"decoder": buffers}, optimizer, key)
 

@@ -58,8 +58,7 @@ class AutoencoderRAE(nnx.Module):
                 f"the decoder's latent_channels must be the encoder's width "
                 f"{encoder.hidden_size}, got {decoder.config.latent_channels}"
             )
-        # Encoders are modules; a protocol cannot say so.
-        self.encoder = freeze(encoder)  # pyright: ignore[reportArgumentType]
+        self.encoder = freeze(encoder)
         self.decoder = nnx.data(decoder)
         self.encoder_input_size = encoder_input_size
         self.image_mean, self.image_std = image_mean, image_std

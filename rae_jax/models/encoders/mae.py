@@ -13,6 +13,7 @@ from rae_jax.layers.functional import Buffer
 from rae_jax.layers.patch_embedding import PatchEmbedding
 from rae_jax.layers.stack import scan_layers, stack_layers
 from rae_jax.layers.vit_block import ViTBlock, layer_norm
+from rae_jax.models.encoders.base import Encoder
 from rae_jax.ops.patches import patch_grid
 from rae_jax.ops.positions import resize_position_table, sincos_2d
 from rae_jax.typing import Array, DTypeLike, Float, Int
@@ -77,7 +78,7 @@ class MAEConfig:
         return {"architectures": ["ViTMAEModel"], **_FIXED, **sizes}
 
 
-class MAEEncoder(nnx.Module):
+class MAEEncoder(Encoder):
     """Vision transformer with a class token and fixed sine-cosine positions.
 
     The final LayerNorm has no affine part. Initialisation is the one of MAE's published code:
