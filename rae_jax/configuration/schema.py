@@ -152,12 +152,13 @@ class PretrainingConfig(Seeded):
     Attributes:
         encoder: Sizes of the encoder; its image size is that of the data.
         decoder: Sizes of the pixel decoder, which is thrown away afterwards.
+        patch_size: Side of the encoder's patches.
         mask_ratio: Share of patches that are hidden.
         image_mean: Mean of the pixels per channel, noted beside the encoder.
         image_std: Deviation of the pixels per channel, noted beside the encoder.
     """
 
-    positive = ("global_batch_size", "unroll", "mask_ratio")
+    positive = ("global_batch_size", "unroll", "patch_size", "mask_ratio")
     fractions = ("ema_decay", "mask_ratio")
     durations = ("duration",)
 
