@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rae_jax.diffusion.paths import LinearPath, Path, spread, squared_error
 from rae_jax.diffusion.predictions import require_prediction
-from rae_jax.diffusion.time_sampling import TimeDistribution
+from rae_jax.diffusion.time_sampling import TimeDistribution, training_interval
 from rae_jax.typing import Array, Float, Int, Key
 
 Weight = Literal["none", "velocity", "likelihood"]
@@ -27,7 +27,7 @@ class FlowMatching:
     Attributes:
         path: From clean latents to noise.
         prediction: What the denoiser returns.
-        times: Distribution of the times, within `training_interval`.
+        times: Distribution of the times; `training_interval` has their ends.
         weight: Factor of noise and score errors (score errors count times sigma): "none";
             "velocity": the error of the velocity they imply; "likelihood": bounds the likelihood.
             Clean predictions take "none" and "velocity". Velocity predictions need none, and any
@@ -79,7 +79,8 @@ class FlowMatching:
             return jax.random.uniform(time_key, (), jnp.float32), noise
 
         draws, noise = jax.vmap(one)(first_index + jnp.arange(clean_latents.shape[0]))
-        return self.times.quantile(draws), noise
+        ends = training_interval(self.path, self.prediction)
+        return self.times.quantile(draws, ends), noise
 
     def loss_at(
         self,
@@ -107,5 +108,5 @@ class FlowMatching:
         if self.prediction == "clean":
             ratio = self.path.sigma_derivative(t) * self.path.alpha(t) / sigma
             return (self.path.alpha_derivative(t) - ratio) ** 2
-        _, of_score = self.path.score_drift(t)
-        return (of_score / sigma) ** 2 if self.weight == "velocity" else of_score / sigma**2
+        _, of_noise = self.path.noise_drift(t)
+        return of_noise**2 if self.weight == "velocity" else -of_noise / sigma

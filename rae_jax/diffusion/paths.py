@@ -52,10 +52,15 @@ class Path(abc.ABC):
     def alpha_log_derivative(self, t: Times) -> Times:
         """Derivative of log alpha; infinite at t = 1."""
 
+    def noise_drift(self, t: Times) -> tuple[Times, Times]:
+        """Factors (a, b) of velocity = a * noisy_latents + b * noise; infinite at t = 1."""
+        ratio = self.alpha_log_derivative(t)
+        return ratio, self.sigma_derivative(t) - ratio * self.sigma(t)
+
     def score_drift(self, t: Times) -> tuple[Times, Times]:
-        """Factors (a, b) of velocity = a * noisy_latents + b * score."""
-        ratio, sigma = self.alpha_log_derivative(t), self.sigma(t)
-        return ratio, ratio * sigma**2 - sigma * self.sigma_derivative(t)
+        """Factors (a, b) of velocity = a * noisy_latents + b * score; infinite at t = 1."""
+        of_latents, of_noise = self.noise_drift(t)
+        return of_latents, -self.sigma(t) * of_noise
 
     def noisy_latents(
         self, clean_latents: Float[Array, "B h w C"], noise: Float[Array, "B h w C"], t: Times
@@ -136,7 +141,7 @@ class VPPath(Path):
     """Variance preserving: sigma = exp(-(s²(beta_max - beta_min)/4 + s beta_min/2)), s = 1 - t.
 
     alpha = sqrt(1 - sigma²). This is the published path: SiT's with the roles of data and noise
-    exchanged. Its `score_drift` kept the factors from before the exchange, which are not the ones
+    exchanged. Its `noise_drift` kept the factors from before the exchange, which are not the ones
     that the other methods imply. Published models were sampled with them, so they stand here too;
     train with velocity or clean predictions, which do not use them.
 
@@ -177,9 +182,9 @@ class VPPath(Path):
         """See base."""
         return self.alpha_derivative(t) / self.alpha(t)
 
-    def score_drift(self, t: Times) -> tuple[Times, Times]:
+    def noise_drift(self, t: Times) -> tuple[Times, Times]:
         """The published factors, see the class."""
-        return self._half_rate(t), self._half_rate(t)
+        return self._half_rate(t), -self._half_rate(t) / self.sigma(t)
 
 
 PATHS: dict[str, Path] = {"linear": LinearPath(), "gvp": GVPPath(), "vp": VPPath()}

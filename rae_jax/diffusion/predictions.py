@@ -26,6 +26,14 @@ def score_from_noise(
     return -noise / spread(path.sigma(t), noise)
 
 
+def velocity_from_noise(
+    noise: Float[Array, "B h w C"], noisy_latents: Float[Array, "B h w C"], path: Path, t: Times
+) -> Float[Array, "B h w C"]:
+    """Velocity, by the path's `noise_drift`; infinite at t = 1."""
+    of_latents, of_noise = path.noise_drift(t)
+    return spread(of_latents, noise) * noisy_latents + spread(of_noise, noise) * noise
+
+
 def velocity_from_score(
     score: Float[Array, "B h w C"], noisy_latents: Float[Array, "B h w C"], path: Path, t: Times
 ) -> Float[Array, "B h w C"]:
@@ -101,7 +109,7 @@ def to_velocity(
     """
     require_prediction(prediction)
     if prediction == "noise":
-        return velocity_from_score(score_from_noise(value, path, t), noisy_latents, path, t)
+        return velocity_from_noise(value, noisy_latents, path, t)
     if prediction == "score":
         return velocity_from_score(value, noisy_latents, path, t)
     if prediction == "clean":

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rae_jax.diffusion import guidance
-from rae_jax.diffusion.ode import integrate
+from rae_jax.diffusion.ode import METHODS, integrate
 from rae_jax.diffusion.paths import Path
 from rae_jax.diffusion.predictions import to_velocity
 from rae_jax.typing import Array, Float, Int, Key
@@ -48,6 +48,17 @@ class Sampler:
     method: str = "euler"
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Rejects an unknown method, and one that asks for a velocity where there is none."""
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {tuple(METHODS)}, got {self.method!r}")
+        ends_on_zero = self.times[-1] == 0 and METHODS[self.method].nodes[-1] == 1
+        if self.prediction == "clean" and ends_on_zero:
+            raise ValueError(
+                f"a clean prediction has no velocity at t = 0, where {self.method} evaluates it; "
+                'use "euler" or the final step "grid"'
+            )
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rae_jax.diffusion.paths import Path, VPPath
 from rae_jax.diffusion.predictions import require_prediction
-from rae_jax.typing import Array, Float, Key
+from rae_jax.typing import Array, Float
 
 TIME_SHIFT_BASE = 4096
 """Size of the latents for which times are not shifted: 32 x 32 x 4."""
@@ -91,16 +91,12 @@ class TimeDistribution:
         shift: Applied last, see `time_shift`.
         logit_mean: Of the logit.
         logit_std: Of the logit.
-        low: Smallest time before the shift, see `training_interval`.
-        high: Largest time before the shift.
     """
 
     kind: str = "uniform"
     shift: float = 1.0
     logit_mean: float = 0.0
     logit_std: float = 1.0
-    low: float = 0.0
-    high: float = 1 - _MARGIN
 
     def __post_init__(self) -> None:
         """Rejects an unknown kind."""
@@ -109,15 +105,12 @@ class TimeDistribution:
                 f'time distribution must be "uniform" or "logit_normal", got {self.kind!r}'
             )
 
-    def quantile(self, probability: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-        """Times at the given probabilities."""
+    def quantile(
+        self, probability: Float[Array, "*batch"], interval: tuple[float, float]
+    ) -> Float[Array, "*batch"]:
+        """Times at the given probabilities; before the shift they lie in the interval."""
+        low, high = interval
         if self.kind == "uniform":
-            return shift_time(self.low + (self.high - self.low) * probability, self.shift)
-        times = logit_normal_quantile(
-            probability, self.logit_mean, self.logit_std, self.low, self.high
-        )
+            return shift_time(low + (high - low) * probability, self.shift)
+        times = logit_normal_quantile(probability, self.logit_mean, self.logit_std, low, high)
         return shift_time(times, self.shift)
-
-    def sample(self, key: Key[Array, ""], count: int) -> Float[Array, " {count}"]:
-        """`count` independent times."""
-        return self.quantile(jax.random.uniform(key, (count,), jnp.float32))

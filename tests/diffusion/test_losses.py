@@ -5,7 +5,7 @@ import pytest
 
 from rae_jax.diffusion.losses import FlowMatching
 from rae_jax.diffusion.paths import PATHS
-from rae_jax.diffusion.time_sampling import TimeDistribution
+from rae_jax.diffusion.time_sampling import TimeDistribution, training_interval
 
 KEY = jax.random.key(3)
 
@@ -56,6 +56,14 @@ def test_noise_is_standard_normal_and_times_follow_their_distribution():
     assert abs(logits.mean() - 0.5) < 5 * 0.7 / np.sqrt(4000)
     assert abs(logits.std() - 0.7) < 5 * 0.7 / np.sqrt(8000)
     assert abs(np.corrcoef(t, noise[:, 0, 0, 0])[0, 1]) < 5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize(("path", "prediction"), [("linear", "noise"), ("vp", "velocity")])
+def test_times_keep_off_the_ends_that_the_prediction_cannot_reach(path, prediction):
+    matching = FlowMatching(PATHS[path], prediction, weight="velocity")
+    t, _ = jax.jit(matching.draw)(jnp.zeros((5000, 1, 1, 1)), KEY)
+    low, high = training_interval(PATHS[path], prediction)
+    assert low <= t.min() < low + 2e-3 and high - 2e-3 < t.max() <= high
 
 
 def test_bfloat16_predictions_are_compared_in_float32():

@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,9 +23,9 @@ def test_quantiles_match_upstream(spec):
 )
 def test_training_times_match_upstream(spec):
     kind = {"uniform": "uniform", "logit-normal_0_1": "logit_normal"}[spec["time_dist_type"]]
-    low, high = time_sampling.training_interval(PATHS["linear"], "velocity")
-    distribution = TimeDistribution(kind, spec["time_dist_shift"], low=low, high=high)
-    CASE.assert_close(spec["output"], distribution.quantile(DRAWS))
+    ends = time_sampling.training_interval(PATHS["linear"], "velocity")
+    distribution = TimeDistribution(kind, spec["time_dist_shift"])
+    CASE.assert_close(spec["output"], distribution.quantile(DRAWS, ends))
 
 
 @pytest.mark.parametrize(
@@ -51,14 +50,6 @@ def test_truncated_times_stay_inside_even_at_the_last_draw():
     times = logit_normal_quantile(draws, 0.0, 1.0, 0.2, 0.7)
     assert times[0] >= 0.2 and times[1] <= 0.7
     assert np.all(np.isfinite(logit_normal_quantile(draws, 0.0, 1.0, 0.0, 1.0)))
-
-
-def test_samples_lie_where_training_looks():
-    times = TimeDistribution("logit_normal", 2.0).sample(jax.random.key(0), 1000)
-    assert times.dtype == jnp.float32 and np.unique(times).size > 990
-    # Median of the logit-normal, shifted; the standard error of the mean logit is 1/sqrt(1000).
-    logits = np.log(times / (1 - times)) - np.log(2.0)
-    assert abs(np.mean(logits)) < 5 / np.sqrt(1000)
 
 
 def test_impossible_arguments_are_refused():

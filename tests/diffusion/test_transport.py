@@ -33,9 +33,8 @@ class Transport:
         return FORMS[self.case.config["model"]](latents, spread(t, latents))
 
     def times(self, distribution, prediction):
-        kind, shift = DISTRIBUTIONS[distribution]
-        low, high = training_interval(self.path, prediction)
-        return TimeDistribution(kind, shift, low=low, high=high)
+        ends = training_interval(self.path, prediction)
+        return TimeDistribution(*DISTRIBUTIONS[distribution]).quantile(self.draws, ends)
 
     def assert_close(self, name, value):
         self.case.assert_close(name, nhwc_to_nchw(value) if np.ndim(value) == 4 else value)
@@ -95,7 +94,7 @@ def test_drift_and_score_of_each_prediction_match_upstream(transport, prediction
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("prediction", ["velocity", "noise", "score"])
 def test_training_times_match_upstream(transport, distribution, prediction):
-    times = transport.times(distribution, prediction).quantile(transport.draws)
+    times = transport.times(distribution, prediction)
     transport.assert_close(f"training_t.{distribution}.{prediction}", times)
 
 
@@ -103,9 +102,8 @@ def test_training_times_match_upstream(transport, distribution, prediction):
 @pytest.mark.parametrize("prediction", ["velocity", "noise", "score"])
 @pytest.mark.parametrize("weight", ["None", "velocity", "likelihood"])
 def test_losses_match_upstream(transport, distribution, prediction, weight):
-    times = transport.times(distribution, prediction)
-    matching = FlowMatching(transport.path, prediction, times, weight.lower())
-    t = times.quantile(transport.draws)
+    matching = FlowMatching(transport.path, prediction, weight=weight.lower())
+    t = transport.times(distribution, prediction)
     loss = matching.loss_at(transport.network, transport.clean, transport.noise, t)
     transport.assert_close(f"loss.{distribution}.{prediction}.{weight}", loss)
 
@@ -188,6 +186,14 @@ def test_one_time_for_all_equals_one_per_sample(transport):
             function(transport.clean, transport.noise, t),
             function(transport.clean, transport.noise, jnp.full((6,), t)),
         )
+
+
+def test_noise_and_score_predictions_have_a_velocity_where_there_is_no_noise():
+    value = Transport("linear").noise
+    for path in (PATHS["linear"], PATHS["gvp"]):
+        for prediction in ("noise", "score"):
+            velocity = predictions.to_velocity(value, prediction, value, path, jnp.float32(0))
+            assert np.all(np.isfinite(velocity))
 
 
 def test_unknown_predictions_are_refused():
