@@ -1,9 +1,7 @@
 """The demo: the other configs of this folder in a row, and guided samples besides."""
 
-import importlib.util
 import pathlib
-
-from ml_collections import ConfigDict
+import runpy
 
 from rae_jax.configuration import defaults
 
@@ -11,17 +9,14 @@ from rae_jax.configuration import defaults
 def _beside(name):
     # Config files are run by their path, so there is no package to import the others from.
     path = pathlib.Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"smoke_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    return runpy.run_path(str(path))["get_config"]()
 
 
 def get_config():
     config = defaults.demo()
     for name in ("stage1", "statistics", "stage2", "sampling"):
         config[name] = _beside(name)
-    config.guided = ConfigDict(config.sampling)
+    config.guided = _beside("sampling")
     config.guided.guidance.method = "classifier_free"
     config.guided.guidance.scale = 1.5
     return config
