@@ -37,7 +37,7 @@ def test_products_depend_on_distance_alone():
     query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
     table = rotary_table(6, 6, 8)
     query, key = (apply_rotary(jnp.broadcast_to(x, (1, 36, 1, 8)), *table) for x in (query, key))
-    products = np.einsum("nd,md->nm", query[0, :, 0], key[0, :, 0]).reshape(6, 6, 6, 6)
+    products = np.einsum("nc,mc->nm", query[0, :, 0], key[0, :, 0]).reshape(6, 6, 6, 6)
     np.testing.assert_allclose(products[1, 2, 3, 1], products[2, 4, 4, 3], atol=1e-5)
     assert abs(products[1, 2, 3, 1] - products[1, 2, 3, 2]) > 1e-3
 
