@@ -15,7 +15,8 @@ def run(config: StatisticsConfig) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
     from rae_jax.training import latent_jobs
 
-    latent_jobs.compute_statistics(config, str(_WORKDIR.value))
+    path = latent_jobs.compute_statistics(config, str(_WORKDIR.value))
+    print(f"latent statistics: {path}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def run(config: PretrainingConfig) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
     from rae_jax.training import pretraining
 
-    pretraining.train(config, str(_WORKDIR.value))
+    folder = pretraining.train(config, str(_WORKDIR.value))
+    print(f"encoder: {folder}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ def run(config: ReconstructionConfig) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
     from rae_jax.sampling import reconstruct
 
-    reconstruct.reconstruct_files(config, str(_WORKDIR.value))
+    folder = reconstruct.reconstruct_files(config, str(_WORKDIR.value))
+    print(f"reconstructions: {folder}, an overview in {reconstruct.PICTURE}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ def run(config: SamplingConfig) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
     from rae_jax.sampling import samples
 
-    samples.make_samples(config, str(_WORKDIR.value))
+    path = samples.make_samples(config, str(_WORKDIR.value))
+    print(f"samples: {path}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def run(config: Stage1Config) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
     from rae_jax.training import stage1
 
-    stage1.train(config, str(_WORKDIR.value))
+    folder = stage1.train(config, str(_WORKDIR.value))
+    print(f"stage-1 run: {folder}")
 
 
 if __name__ == "__main__":

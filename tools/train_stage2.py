@@ -14,7 +14,8 @@ def run(config: Stage2Config) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
     from rae_jax.training import stage2
 
-    stage2.train(config, str(_WORKDIR.value))
+    folder = stage2.train(config, str(_WORKDIR.value))
+    print(f"stage-2 run: {folder}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def open_workdir(
     kind: str,
     config: Mapping[str, Any],
     may_change: Collection[str] = (),
+    results: Collection[str] | None = None,
 ) -> pathlib.Path:
     """Makes the folder of a run and notes its settings, or checks them against those noted.
 
@@ -27,6 +28,9 @@ def open_workdir(
         config: Nested settings, JSON values.
         may_change: Dotted names, of settings or of whole sections, that may differ from one start
             to the next ("duration", "loop"); the newest values are noted.
+        results: Glob patterns of what a run of this kind leaves behind. As long as nothing of it
+            is there, all settings may change: a run that failed at once, for want of memory or
+            because of a wrong setting, must not hold the folder. None: it holds it at once.
 
     Returns:
         Absolute path of the folder.
@@ -37,7 +41,10 @@ def open_workdir(
     folder = pathlib.Path(workdir).absolute()
     settings: dict[str, Any] = json.loads(json.dumps(dict(config)))
     if (folder / _FILE).exists():
-        _require_same(folder, read_experiment(folder), (kind, settings), may_change)
+        noted = read_experiment(folder)
+        _require_kind(folder, noted[0], kind)
+        if results is None or any(any(folder.glob(pattern)) for pattern in results):
+            _require_same(folder, noted[1], settings, may_change)
     # Every process compares with what was there before any of them writes.
     wait_for_all("experiment.compared")
     if is_main_process():
@@ -75,17 +82,20 @@ def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+def _require_kind(folder: pathlib.Path, old: str, new: str) -> None:
+    if old != new:
+        raise ValueError(
+            f"{folder} holds a run of kind {old!r}, not {new!r}; use another --workdir"
+        )
+
+
 def _require_same(
     folder: pathlib.Path,
-    old: tuple[str, dict[str, Any]],
-    new: tuple[str, dict[str, Any]],
+    old: dict[str, Any],
+    new: dict[str, Any],
     may_change: Collection[str],
 ) -> None:
-    if old[0] != new[0]:
-        raise ValueError(
-            f"{folder} holds a run of kind {old[0]!r}, not {new[0]!r}; use another --workdir"
-        )
-    there, here = _flat(old[1]), _flat(new[1])
+    there, here = _flat(old), _flat(new)
     different = [
         name
         for name in sorted(there.keys() | here.keys())

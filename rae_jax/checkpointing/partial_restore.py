@@ -79,6 +79,16 @@ def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dic
         return _readable_record(manager, step, where).metadata
 
 
+def latest_step(directory: str | pathlib.Path) -> int:
+    """Step of the newest checkpoint, which `restore_entries` would read.
+
+    Raises:
+        FileNotFoundError: No such folder, or no checkpoint in it.
+    """
+    with _open(directory) as manager:
+        return _chosen(manager, directory, None)
+
+
 def _readable_record(manager: ocp.CheckpointManager, step: int, where: str) -> Record:
     record, problem = attempt(lambda: read_record(manager, step))
     if record is None:

@@ -143,6 +143,17 @@ def _described(value: Any) -> str:
     return f"{value!r} ({type(value).__name__})"
 
 
+def summary(config: Section, name: str = "") -> list[str]:
+    """All settings for a log, a line for each section: "data: source='digits', path='', ..."."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    own = [f"{key}={value!r}" for key, value in fields.items() if not isinstance(value, Section)]
+    lines = [f"{name}: {', '.join(own)}" if name else ", ".join(own)] if own else []
+    for key, value in fields.items():
+        if isinstance(value, Section):
+            lines += summary(value, f"{name}.{key}" if name else key)
+    return lines
+
+
 def as_dict(config: Section) -> dict[str, Any]:
     """Nested plain dictionary of all fields; `parse` gives the same instance back."""
     return dataclasses.asdict(config)

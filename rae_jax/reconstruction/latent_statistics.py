@@ -118,9 +118,11 @@ class LatentStatistics:
             raise FileNotFoundError(
                 f"no latent statistics at {path}; compute them or correct the path"
             ) from None
-        except Exception as error:  # numpy raises many types for files that are not its own
+        except Exception as error:
+            # numpy raises many types for files that are not its own, with advice that misleads.
             raise ValueError(
-                f"{path} must be an npz with mean, variance and count: {error}"
+                f"{path} must be an npz with mean, variance and count, as the tool for latent "
+                "statistics writes it; compute them or correct the path"
             ) from error
         if mean.ndim != 3 or mean.shape != variance.shape:
             raise ValueError(

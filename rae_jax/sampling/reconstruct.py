@@ -74,18 +74,21 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
 
     Raises:
         FileNotFoundError: Input or stage-1 run is missing.
-        ValueError: An image cannot be read, the folder is empty, or settings do not fit.
+        ValueError: An image cannot be read, the folder is empty, a file in `workdir` would
+            replace an original, or settings do not fit.
     """
     wanted = {"checkpoint": "the work folder of a stage-1 run", "input": "an image or a folder"}
     for name, what in wanted.items():
         if not getattr(config, name):
             raise ValueError(f"{name} is not set; set --config.{name} to {what}")
+    folder = pathlib.Path(workdir)
     paths = _image_paths(pathlib.Path(config.input))
+    _require_apart(folder, paths)
     reconstruct = Reconstructor(
         config.checkpoint, weights=config.weights, batch_size=config.batch_size
     )
     prepare = {"center": center_crop, "squash": squash}[config.crop]
-    folder, shown = pathlib.Path(workdir), []
+    shown: list[np.ndarray] = []
     with progress_bar(len(paths), description="reconstructing", unit="image") as bar:
         for start in range(0, len(paths), config.batch_size):
             part = paths[start : start + config.batch_size]
@@ -107,6 +110,8 @@ def _image_paths(path: pathlib.Path) -> list[tuple[str, str]]:
     """
     if path.is_file():
         return [(f"{path.stem}.png", str(path))]
+    if not path.is_dir():
+        raise FileNotFoundError(f"no image and no folder of images at {path}")
     source = ImageFolder(path)
     found = [source.path(index) for index in range(len(source))]
     names = [str(pathlib.Path(file).relative_to(path).with_suffix(".png")) for file in found]
@@ -116,3 +121,17 @@ def _image_paths(path: pathlib.Path) -> list[tuple[str, str]]:
             f"several images of {path} would become {twice[0]}; give them different names"
         )
     return list(zip(names, found, strict=True))
+
+
+def _require_apart(folder: pathlib.Path, paths: list[tuple[str, str]]) -> None:
+    """Raises ValueError if a picture written to `folder` would replace an original or another."""
+    names = [name for name, _ in paths]
+    if PICTURE in names:
+        raise ValueError(f"an image may not be called {PICTURE}, as the picture of all is; move it")
+    originals = {pathlib.Path(path).resolve() for _, path in paths}
+    lost = [name for name in names if (folder / name).resolve() in originals]
+    if lost:
+        raise ValueError(
+            f"the reconstruction of {lost[0]} would replace an original in {folder}; use another "
+            "--workdir"
+        )

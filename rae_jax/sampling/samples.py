@@ -9,7 +9,8 @@ import numpy as np
 from absl import logging
 
 from rae_jax import build
-from rae_jax.checkpointing.experiment import open_workdir
+from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
+from rae_jax.checkpointing.partial_restore import latest_step
 from rae_jax.configuration.schema import SamplingConfig, Stage2Config, as_dict, parse
 from rae_jax.layers.functional import split
 from rae_jax.monitoring.image_grids import grid, save_png
@@ -64,15 +65,19 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
         FileNotFoundError: The stage-2 run or its autoencoder is missing.
         ValueError: Settings do not fit.
     """
-    if not config.checkpoint:
-        raise ValueError("checkpoint is not set; set it to the work folder of a stage-2 run")
-    generator = _Restored(config)
-    folder = open_workdir(workdir, KIND, as_dict(config), ("mesh", "save_png"))
+    stage2 = _trained(config.checkpoint)
+    num_classes = stage2.denoiser.num_classes
+    labels = class_labels(config.labels, config.num_images, num_classes, config.seed)
+    # The step is noted so that no set mixes, or passes for, the images of two moments of training.
+    settings = {**as_dict(config), "step": latest_step(checkpoint_folder(config.checkpoint))}
+    folder = open_workdir(
+        workdir, KIND, settings, ("mesh", "save_png"), results=[NPZ, "batches/*.npz"]
+    )
     path = folder / NPZ
     if path.exists():
         logging.info("%s is there already", path)
         return path
-    labels = class_labels(config.labels, config.num_images, generator.num_classes, config.seed)
+    generator = _Restored(config, stage2)
     parts = list(_batches(generator, config, labels, folder / "batches"))
     images = np.concatenate(parts)
     if config.save_png:
@@ -93,16 +98,24 @@ def rows_by_class(images: np.ndarray, labels: np.ndarray, columns: int = _COLUMN
     return grid(np.concatenate([group[:width] for group in groups]), columns=width)
 
 
+def _trained(checkpoint: str) -> Stage2Config:
+    if not checkpoint:
+        raise ValueError(
+            "checkpoint is not set; set --config.checkpoint to the work folder of a stage-2 run"
+        )
+    stage2 = parse(Stage2Config, build.require_kind(checkpoint, build.STAGE2))
+    if not stage2.autoencoder.checkpoint:
+        raise ValueError(
+            f"the stage-2 run in {checkpoint} has no decoder, so its samples cannot become "
+            "images; train it with autoencoder.checkpoint set"
+        )
+    return stage2
+
+
 class _Restored:
     """A trained denoiser with its autoencoder, ready to generate on a mesh."""
 
-    def __init__(self, config: SamplingConfig):
-        stage2 = parse(Stage2Config, build.require_kind(config.checkpoint, build.STAGE2))
-        if not stage2.autoencoder.checkpoint:
-            raise ValueError(
-                f"the stage-2 run in {config.checkpoint} has no decoder, so its samples cannot "
-                "become images; train it with autoencoder.checkpoint set"
-            )
+    def __init__(self, config: SamplingConfig, stage2: Stage2Config):
         self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         compute = build.Compute.of(stage2)
         autoencoder = build.pretrained_autoencoder(stage2.autoencoder, compute)
@@ -114,7 +127,6 @@ class _Restored:
         transport = build.flow_matching(stage2.transport, latent_shape)
         sampler = build.sampler(transport, latent_shape, config.sampler, config.guidance)
         function = Generator(definition, autoencoder_definition, sampler)
-        self.num_classes = stage2.denoiser.num_classes
         self._function = jax.jit(function, out_shardings=replicated(self.mesh))
         whole = replicated(self.mesh)
         self._arguments = jax.device_put((weights, frozen), whole)

@@ -26,7 +26,10 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
     Returns:
         Path of the npz with `mean`, `variance` and `count`, see `LatentStatistics.save`.
     """
-    folder = open_workdir(workdir, "statistics", as_dict(config), ("batch_size", "data.path"))
+    may_change = ("batch_size", "data.path")
+    folder = open_workdir(
+        workdir, "statistics", as_dict(config), may_change, results=[STATISTICS_FILE]
+    )
     path = folder / STATISTICS_FILE
     if path.exists():
         logging.info("%s is there already", path)

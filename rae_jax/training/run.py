@@ -1,6 +1,7 @@
 """One training run from its work folder to its last checkpoint; both stages go through here."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,11 @@ from rae_jax.configuration.schema import (
     Stage2Config,
     as_dict,
 )
+from rae_jax.configuration.section import summary
 from rae_jax.data.sources.base import Source
 from rae_jax.monitoring.writers import Writer, make_writers
 from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.processes import is_main_process
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.training import loop
 from rae_jax.training.hooks import (
@@ -44,7 +47,8 @@ TrainingConfig = Stage1Config | Stage2Config | PretrainingConfig
 MAY_CHANGE = ("duration", "loop", "mesh", "unroll", "remat", "data.path", "data.num_threads")
 """Settings that leave the steps of a run as they were, so that a restart may change them."""
 
-Preview = Callable[[int, TrainState, Sequence[Writer]], None]
+Preview = Callable[[int, TrainState, Tree, Sequence[Writer]], None]
+"""(finished steps, state, frozen arrays on the mesh, where the pictures go)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +91,7 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         ValueError: The folder holds another experiment, or settings do not fit together.
     """
     config = job.config
-    folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE)
+    folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE, results=["checkpoints/*"])
     to_steps = build.durations(len(job.source), config.global_batch_size)
     num_steps = to_steps(config.duration)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -98,11 +102,20 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     ) as manager:
         state, start_step = _start(job, manager, shapes, shardings)
         if start_step >= num_steps:
-            logging.info("%s has finished its %d steps", folder, num_steps)
+            logging.info(
+                "%s is finished: %d steps are done, duration asks for %d",
+                folder,
+                start_step,
+                num_steps,
+            )
             return folder
+        _log_start(job, state, (start_step, num_steps), mesh.size)
         frozen = jax.device_put(job.frozen, tree_shardings(job.frozen, mesh))
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         hooks = _hooks(job, manager, writers, to_steps, (start_step, num_steps))
+        if job.preview is not None:
+            every = max(to_steps(config.loop.preview_every), 1)
+            hooks.append(Every(every, functools.partial(_preview, job.preview, frozen, writers)))
         batches = build.batches(
             job.source,
             config.data,
@@ -140,6 +153,33 @@ def _start(job: Job, manager: CheckpointManager, shapes: Any, shardings: Any) ->
     return jax.jit(job.initial_state, out_shardings=shardings)(), 0
 
 
+def _log_start(job: Job, state: TrainState, span: tuple[int, int], num_devices: int) -> None:
+    if not is_main_process():
+        return
+    for line in summary(job.config):
+        logging.info("%s", line)
+    logging.info(
+        "%s: %s parameters to train, %s frozen",
+        job.kind,
+        f"{_size(state.params):,}",
+        f"{_size(job.frozen):,}",
+    )
+    batch, records = job.config.global_batch_size, len(job.source)
+    logging.info(
+        "%d images per step on %d device(s); steps %d to %d, %.2f epochs of %d images",
+        batch,
+        num_devices,
+        span[0] + 1,
+        span[1],
+        (span[1] - span[0]) * batch / records,
+        records,
+    )
+
+
+def _size(tree: Tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def _hooks(
     job: Job,
     manager: CheckpointManager,
@@ -148,21 +188,22 @@ def _hooks(
     span: tuple[int, int],
 ) -> list[Hook]:
     settings = job.config.loop
-    log_every, save_every, preview_every = (
-        max(to_steps(text), 1)
-        for text in (settings.log_every, settings.checkpoint_every, settings.preview_every)
+    log_every, save_every = (
+        max(to_steps(text), 1) for text in (settings.log_every, settings.checkpoint_every)
     )
-    hooks: list[Hook] = [
+    return [
         # Before the checkpoint, so that a state that went wrong is never saved.
         StopOnNonFinite(math.gcd(log_every, save_every)),
         LogMetrics(log_every, writers, job.config.global_batch_size),
         SaveCheckpoint(save_every, manager, {"kind": job.kind}),
         ShowProgress(*span),
     ]
-    if job.preview is not None:
-        draw = job.preview
-        hooks.append(Every(preview_every, lambda step, state: draw(step, state, writers)))
-    return hooks
+
+
+def _preview(
+    draw: Preview, frozen: Tree, writers: Sequence[Writer], step: int, state: TrainState
+) -> None:
+    draw(step, state, frozen, writers)
 
 
 def configured_optimizer(
