@@ -37,10 +37,18 @@ def freeze(module: M) -> M:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Definition(Generic[M]):
-    """The static half of a module; `merge` adds the arrays and gives the module back."""
+    """The static half of a module; `merge` adds the arrays and gives the module back.
 
-    graphdef: nnx.GraphDef[M]
-    templates: tuple[nnx.State, ...]
+    Attributes:
+        name: Class of the module.
+        graphdef: Its structure.
+        templates: Shapes of its arrays, one tree per filter of the split.
+    """
+
+    # Errors of jit print the function that they concern: the rest would fill screens.
+    name: str
+    graphdef: nnx.GraphDef[M] = dataclasses.field(repr=False)
+    templates: tuple[nnx.State, ...] = dataclasses.field(repr=False)
 
     def merge(self, *trees: Tree) -> M:
         """Module holding the leaves of `trees`, given in the order that `split` returned them."""
@@ -65,7 +73,9 @@ def split(module: nnx.Module, *filters: Any) -> tuple[Any, ...]:
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
         for state in states
     )
-    return Definition(graphdef, templates), *(nnx.to_pure_dict(state) for state in states)
+    return Definition(type(module).__name__, graphdef, templates), *(
+        nnx.to_pure_dict(state) for state in states
+    )
 
 
 def abstract(make: Callable[[], M]) -> M:

@@ -24,6 +24,7 @@ from rae_jax.training.run import (
 )
 from rae_jax.training.stage1_step import Stage1Step
 from rae_jax.training.state import TrainState
+from rae_jax.typing import Tree
 
 _PREVIEWED = 8
 
@@ -59,7 +60,7 @@ def make_job(config: Stage1Config) -> Job:
         key = addressed_key(config.seed, TRAINING)
         return TrainState.create({"decoder": params}, {"decoder": buffers}, optimizer, key)
 
-    step = Stage1Step(
+    step_function = Stage1Step(
         definition,
         optimizer,
         schedule,
@@ -74,11 +75,11 @@ def make_job(config: Stage1Config) -> Job:
     def reconstruct(params, buffers, frozen, images):
         return to_uint8(definition.merge(params, buffers, frozen)(to_float(images)))
 
-    def preview(step_number: int, state: TrainState, writers: Sequence[Writer]) -> None:
+    def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
         images = examples["images"]
         pictures = np.asarray(reconstruct(state.ema, state.buffers, frozen, images))
         for writer in writers:
             rows = grid(np.concatenate([images, pictures]), columns=count)
-            writer.images(step_number, "reconstructions", rows)
+            writer.images(step, "reconstructions", rows)
 
-    return Job(build.STAGE1, config, source, initial_state, step, frozen, preview)
+    return Job(build.STAGE1, config, source, initial_state, step_function, frozen, preview)

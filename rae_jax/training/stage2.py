@@ -25,6 +25,7 @@ from rae_jax.training.run import (
 )
 from rae_jax.training.stage2_step import Stage2Step
 from rae_jax.training.state import TrainState
+from rae_jax.typing import Tree
 
 _PREVIEWED = 16
 
@@ -61,7 +62,7 @@ def make_job(config: Stage2Config) -> Job:
         return TrainState.create(params, buffers, optimizer, key)
 
     transport = build.flow_matching(config.transport, latent_shape)
-    step = Stage2Step(
+    step_function = Stage2Step(
         definition,
         autoencoder_definition,
         transport,
@@ -75,11 +76,11 @@ def make_job(config: Stage2Config) -> Job:
     sampler = build.sampler(transport, latent_shape, SamplerConfig(), GuidanceConfig())
     generate = jax.jit(Generator(definition, autoencoder_definition, sampler))
 
-    def preview(step_number: int, state: TrainState, writers: Sequence[Writer]) -> None:
+    def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
         weights = state.ema, state.buffers
         images = generate(weights, frozen, state.key, jnp.asarray(index), jnp.asarray(labels))
         for writer in writers:
-            writer.images(step_number, "samples", grid(np.asarray(images), columns=8))
+            writer.images(step, "samples", grid(np.asarray(images), columns=8))
 
     has_decoder = bool(config.autoencoder.checkpoint)
     return Job(
@@ -87,7 +88,7 @@ def make_job(config: Stage2Config) -> Job:
         config,
         source,
         initial_state,
-        step,
+        step_function,
         frozen,
         preview if has_decoder else None,
     )
