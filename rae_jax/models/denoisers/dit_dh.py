@@ -12,16 +12,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.layers.adaln_block import AdaLNBlock, AdaLNOutput, BlockStyle
-from rae_jax.layers.attention import Rotary
 from rae_jax.layers.condition_embeddings import GaussianFourierEmbedding, LabelEmbedding
 from rae_jax.layers.functional import Buffer
 from rae_jax.layers.linear import torch_linear
 from rae_jax.layers.patch_embedding import PatchEmbedding
 from rae_jax.layers.stack import scan_layers, stack_layers
-from rae_jax.models.denoisers.base import DenoiserOutput
+from rae_jax.models.denoisers.base import (
+    DenoiserOutput,
+    require_heads,
+    require_latents,
+    require_null_label,
+    rotary_of,
+    token_grid,
+)
 from rae_jax.ops.patches import unpatchify
 from rae_jax.ops.positions import sincos_2d
-from rae_jax.ops.rope import rotary_table
 from rae_jax.typing import Array, DTypeLike, Float, Int
 
 
@@ -62,25 +67,19 @@ class DiTDHConfig:
 
     def __post_init__(self) -> None:
         """Rejects sizes that do not fit together."""
-        height, width, _ = self.latent_shape
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"patch_size must divide the latents' {height}x{width} grid, got {self.patch_size}"
-            )
-        for part in ("backbone", "head"):
-            size, heads = (getattr(self, f"{part}_{name}") for name in ("hidden_size", "num_heads"))
-            unit = 4 * heads if self.use_rope else heads
-            if size % unit:
-                raise ValueError(
-                    f"{part}_hidden_size must be a multiple of {unit} for {heads} heads "
-                    f"{'with' if self.use_rope else 'without'} rotary positions, got {size}"
-                )
+        token_grid(self.latent_shape, self.patch_size)
+        require_heads(
+            "backbone_hidden_size",
+            self.backbone_hidden_size,
+            self.backbone_num_heads,
+            self.use_rope,
+        )
+        require_heads("head_hidden_size", self.head_hidden_size, self.head_num_heads, self.use_rope)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
-        height, width, _ = self.latent_shape
-        return height // self.patch_size, width // self.patch_size
+        return token_grid(self.latent_shape, self.patch_size)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -166,11 +165,7 @@ class DiTDH(nnx.Module):
         Raises:
             ValueError: The table has no such row.
         """
-        if not self.config.has_null_label:
-            raise ValueError(
-                "this denoiser was trained without label dropout and has no null label; sample it "
-                "without classifier-free guidance"
-            )
+        require_null_label(self.config.has_null_label)
         return self.config.num_classes
 
     def __call__(
@@ -217,11 +212,7 @@ class DiTDH(nnx.Module):
     def _embed(
         self, noisy_latents: Float[Array, "B h w C"], embedding: PatchEmbedding
     ) -> Float[Array, "B N D"]:
-        if noisy_latents.shape[1:] != self.config.latent_shape:
-            raise ValueError(
-                f"the denoiser takes latents of shape {self.config.latent_shape}, got "
-                f"{noisy_latents.shape[1:]}"
-            )
+        require_latents(noisy_latents, self.config.latent_shape)
         return embedding(noisy_latents).astype(jnp.float32)
 
     def _run(
@@ -233,7 +224,8 @@ class DiTDH(nnx.Module):
         keep_outputs: bool = False,
     ) -> Any:
         """The blocks of the backbone or the head."""
-        rotary = self._rotary(tokens.shape[-1] // getattr(self.config, f"{part}_num_heads"))
+        head_dim = tokens.shape[-1] // getattr(self.config, f"{part}_num_heads")
+        rotary = rotary_of(self.config.grid, head_dim) if self.config.use_rope else None
         return scan_layers(
             lambda tokens, block: block(tokens, condition, rotary),
             getattr(self, part),
@@ -242,9 +234,3 @@ class DiTDH(nnx.Module):
             remat=self.remat,
             keep_outputs=keep_outputs,
         )
-
-    def _rotary(self, head_dim: int) -> Rotary | None:
-        if not self.config.use_rope:
-            return None
-        cosines, sines = rotary_table(*self.config.grid, head_dim)
-        return jnp.asarray(cosines), jnp.asarray(sines)
