@@ -55,7 +55,7 @@ class Compute:
         return {"dtype": jnp.dtype(self.dtype), "unroll": self.unroll, "remat": self.remat}
 
 
-def source(config: schema.DataConfig) -> Source:
+def source(config: schema.DataConfig) -> Digits | ImageFolder:
     """Labelled images.
 
     Raises:
@@ -65,6 +65,16 @@ def source(config: schema.DataConfig) -> Source:
     if config.source == "digits":
         return Digits(config.split, image_size=config.image_size)
     return ImageFolder(config.path, config.split)
+
+
+def require_classes(records: Digits | ImageFolder, config: schema.DenoiserConfig) -> None:
+    """Raises ValueError if the denoiser has no row in its label table for some of the images."""
+    count = len(records.classes)
+    if count > config.num_classes:
+        raise ValueError(
+            f"the images have {count} classes, but denoiser.num_classes is {config.num_classes}; "
+            f"set denoiser.num_classes={count}"
+        )
 
 
 def transformations(config: schema.DataConfig) -> list[pipeline.Transform]:

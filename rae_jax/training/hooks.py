@@ -154,6 +154,10 @@ class ShowProgress:
     def finish(self, step: int, state: Any) -> None:
         """Closes the bar."""
         self._advance(step)
+        self.close()
+
+    def close(self) -> None:
+        """Closes the bar as it is; for runs that end through an error, which do not finish."""
         self._bar.close()
 
     def _advance(self, step: int) -> None:

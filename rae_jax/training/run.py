@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
+from jax.sharding import Mesh
 
 from rae_jax import build
 from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
@@ -26,7 +27,7 @@ from rae_jax.configuration.schema import (
 from rae_jax.configuration.section import summary
 from rae_jax.data.sources.base import Source
 from rae_jax.monitoring.writers import Writer, make_writers
-from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.mesh import BATCH_AXES, make_mesh
 from rae_jax.sharding.processes import is_main_process
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.training import loop
@@ -91,10 +92,11 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         ValueError: The folder holds another experiment, or settings do not fit together.
     """
     config = job.config
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    _require_divisible(config.global_batch_size, mesh)
     folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE, results=["checkpoints/*"])
     to_steps = build.durations(len(job.source), config.global_batch_size)
     num_steps = to_steps(config.duration)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     shapes = jax.eval_shape(job.initial_state)
     shardings = tree_shardings(shapes, mesh)
     with CheckpointManager(
@@ -112,7 +114,8 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         _log_start(job, state, (start_step, num_steps), mesh.size)
         frozen = jax.device_put(job.frozen, tree_shardings(job.frozen, mesh))
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
-        hooks = _hooks(job, manager, writers, to_steps, (start_step, num_steps))
+        progress = ShowProgress(start_step, num_steps)
+        hooks = [*_hooks(job, manager, writers, to_steps), progress]
         if job.preview is not None:
             every = max(to_steps(config.loop.preview_every), 1)
             hooks.append(Every(every, functools.partial(_preview, job.preview, frozen, writers)))
@@ -135,9 +138,20 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
                 mesh=mesh,
             )
         finally:
+            # After an error too, or its message would stand on the line of the bar.
+            progress.close()
             for writer in writers:
                 writer.close()
     return folder
+
+
+def _require_divisible(batch_size: int, mesh: Mesh) -> None:
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % parts:
+        raise ValueError(
+            f"global_batch_size must be a multiple of mesh.data x mesh.fsdp = {parts}, got "
+            f"{batch_size}; the nearest above is {batch_size + parts - batch_size % parts}"
+        )
 
 
 def _start(job: Job, manager: CheckpointManager, shapes: Any, shardings: Any) -> tuple[Any, int]:
@@ -185,7 +199,6 @@ def _hooks(
     manager: CheckpointManager,
     writers: Sequence[Writer],
     to_steps: Callable[[str], int],
-    span: tuple[int, int],
 ) -> list[Hook]:
     settings = job.config.loop
     log_every, save_every = (
@@ -196,7 +209,6 @@ def _hooks(
         StopOnNonFinite(math.gcd(log_every, save_every)),
         LogMetrics(log_every, writers, job.config.global_batch_size),
         SaveCheckpoint(save_every, manager, {"kind": job.kind}),
-        ShowProgress(*span),
     ]
 
 

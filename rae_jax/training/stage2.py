@@ -43,6 +43,7 @@ def make_job(config: Stage2Config) -> Job:
         ValueError: Settings or files do not fit together.
     """
     source = build.source(config.data)
+    build.require_classes(source, config.denoiser)
     to_steps = build.durations(len(source), config.global_batch_size)
     optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
     compute = build.Compute.of(config)

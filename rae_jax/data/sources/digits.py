@@ -38,6 +38,9 @@ class Digits:
         split: "train" or "test"; always the same records.
         image_size: Side of the images.
 
+    Attributes:
+        classes: Names of the classes.
+
     Raises:
         ValueError: No such split, or `image_size` is below 1.
     """
@@ -52,6 +55,7 @@ class Digits:
         pictures = np.rint(pictures[places] * (255 / 16)).astype(np.uint8)
         self._pictures = pictures.reshape(-1, 8, 8)
         self._labels = labels[places]
+        self.classes = tuple("0123456789")
         self._split = split
         self._image_size = image_size
 
