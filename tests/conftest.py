@@ -1,11 +1,34 @@
 """Settings of the whole test run: eight simulated CPU devices and strict array semantics."""
 
+import atexit
 import os
+import pathlib
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
 
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Most of the time goes into compilation, and runs of the same model repeat it. Name a folder
+    # in this variable to keep what is compiled from one test run to the next.
+    _cache = tempfile.mkdtemp(prefix="rae_jax_tests.")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Folder of a finished `stage1`, `statistics` and `stage2`, all tiny; not to be changed."""
+    from tests import pipeline
+
+    folder = tmp_path_factory.mktemp("runs")
+    pipeline.train_all(folder)
+    return folder
