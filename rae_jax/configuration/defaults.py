@@ -107,7 +107,7 @@ def digits_autoencoder() -> Settings:
             decoder=schema.DecoderConfig(
                 hidden_size=128, depth=3, num_heads=4, intermediate_size=512, patch_size=16
             ),
-            noise_tau=0.2,
+            noise_tau=0.1,
         )
     )
 
