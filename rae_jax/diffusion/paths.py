@@ -62,6 +62,20 @@ class Path(abc.ABC):
         of_latents, of_noise = self.noise_drift(t)
         return of_latents, -self.sigma(t) * of_noise
 
+    def noise_factors(self, t: Times) -> tuple[Times, Times]:
+        """Factors (a, b) of noise = a * velocity + b * noisy_latents."""
+        determinant = self._determinant(t)
+        return self.alpha(t) / determinant, -self.alpha_derivative(t) / determinant
+
+    def clean_factors(self, t: Times) -> tuple[Times, Times]:
+        """Factors (a, b) of clean_latents = a * velocity + b * noisy_latents."""
+        determinant = self._determinant(t)
+        return -self.sigma(t) / determinant, self.sigma_derivative(t) / determinant
+
+    def _determinant(self, t: Times) -> Times:
+        """Of the map from (clean, noise) to (noisy, velocity)."""
+        return self.alpha(t) * self.sigma_derivative(t) - self.alpha_derivative(t) * self.sigma(t)
+
     def noisy_latents(
         self, clean_latents: Float[Array, "B h w C"], noise: Float[Array, "B h w C"], t: Times
     ) -> Float[Array, "B h w C"]:
@@ -181,6 +195,15 @@ class VPPath(Path):
     def alpha_log_derivative(self, t: Times) -> Times:
         """See base."""
         return self.alpha_derivative(t) / self.alpha(t)
+
+    def noise_factors(self, t: Times) -> tuple[Times, Times]:
+        """See base; finite at t = 1, where the derivative of alpha is not."""
+        return self.alpha(t) ** 2 / self.sigma_derivative(t), self.sigma(t)
+
+    def clean_factors(self, t: Times) -> tuple[Times, Times]:
+        """See base; finite at t = 1, where the derivative of alpha is not."""
+        alpha = self.alpha(t)
+        return -alpha * self.sigma(t) / self.sigma_derivative(t), alpha
 
     def noise_drift(self, t: Times) -> tuple[Times, Times]:
         """The published factors, see the class."""

@@ -58,27 +58,20 @@ def velocity_from_clean(
     return (scaled + spread(factor, noisy_latents) * clean_latents) / spread(sigma, noisy_latents)
 
 
-def _determinant(path: Path, t: Times) -> Times:
-    """Of the map from (clean, noise) to (noisy, velocity); 1 on the linear path."""
-    return path.alpha(t) * path.sigma_derivative(t) - path.alpha_derivative(t) * path.sigma(t)
-
-
 def noise_from_velocity(
     velocity: Float[Array, "B h w C"], noisy_latents: Float[Array, "B h w C"], path: Path, t: Times
 ) -> Float[Array, "B h w C"]:
-    """Noise; finite at both ends of the linear path."""
-    of_velocity = spread(path.alpha(t) / _determinant(path, t), velocity)
-    of_latents = spread(path.alpha_derivative(t) / _determinant(path, t), velocity)
-    return of_velocity * velocity - of_latents * noisy_latents
+    """Noise; finite at both ends of the path."""
+    of_velocity, of_latents = path.noise_factors(t)
+    return spread(of_velocity, velocity) * velocity + spread(of_latents, velocity) * noisy_latents
 
 
 def clean_from_velocity(
     velocity: Float[Array, "B h w C"], noisy_latents: Float[Array, "B h w C"], path: Path, t: Times
 ) -> Float[Array, "B h w C"]:
-    """Clean latents; finite at both ends of the linear path."""
-    of_velocity = spread(path.sigma(t) / _determinant(path, t), velocity)
-    of_latents = spread(path.sigma_derivative(t) / _determinant(path, t), velocity)
-    return of_latents * noisy_latents - of_velocity * velocity
+    """Clean latents; finite at both ends of the path."""
+    of_velocity, of_latents = path.clean_factors(t)
+    return spread(of_velocity, velocity) * velocity + spread(of_latents, velocity) * noisy_latents
 
 
 def score_from_velocity(

@@ -196,6 +196,13 @@ def test_noise_and_score_predictions_have_a_velocity_where_there_is_no_noise():
             assert np.all(np.isfinite(velocity))
 
 
+def test_velocities_have_noise_and_clean_latents_at_both_ends(transport):
+    for t in (0.0, 1.0):
+        for convert in (predictions.noise_from_velocity, predictions.clean_from_velocity):
+            value = convert(transport.value, transport.clean, transport.path, jnp.float32(t))
+            assert np.all(np.isfinite(value))
+
+
 def test_unknown_predictions_are_refused():
     transport = Transport("linear")
     for convert in (predictions.to_velocity, predictions.to_score):
