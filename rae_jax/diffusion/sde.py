@@ -164,7 +164,8 @@ class Process:
 
         state, kept = jax.lax.scan(advance, state, (pairs[:regular], steps[:regular]))
         if ends_on_zero:
-            state = self._step(predict, state, *pairs[-1], noise(steps[-1]), "euler")
+            t, next_t = pairs[-1]
+            state = self._step(predict, state, t, next_t, noise(steps[-1]), "euler")
             states.append(state)
         if self.last_step != "none":
             state = self._finish(predict, state, jnp.float32(times[-1]))
