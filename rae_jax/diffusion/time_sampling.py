@@ -17,7 +17,7 @@ TIME_SHIFT_BASE = 4096
 _MARGIN, _VP_MARGIN = 1e-3, 1e-5
 
 
-def time_shift(latent_shape: tuple[int, int, int], base: float = TIME_SHIFT_BASE) -> float:
+def time_shift(latent_shape: tuple[int, int, int], base: int | float = TIME_SHIFT_BASE) -> float:
     """How much later than at the base size noise must be for the same destruction.
 
     sqrt(h * w * C / base) (RAE, arXiv:2510.11690, after SD3, arXiv:2403.03206).

@@ -12,9 +12,6 @@ from tests.golden import recipe
 
 M = TypeVar("M", bound=nnx.Module)
 
-QUICKLY = {"xla_backend_optimization_level": 0}
-"""Compiler options for programs that run once: they compile in half the time."""
-
 
 def filled(make: Callable[[], M]) -> M:
     """The module that `make` builds, with leaves that depend on their paths alone."""

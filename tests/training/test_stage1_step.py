@@ -15,7 +15,7 @@ from rae_jax.training.stage1_step import Stage1Step
 from rae_jax.training.state import TrainState
 from tests.comparison import nchw_to_nhwc
 from tests.golden import recipe
-from tests.models.compiled import QUICKLY, filled
+from tests.models.compiled import filled
 from tests.training.transcribed import PlainAdamW, assert_frozen_are_arguments, assert_trees_close
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -76,8 +76,7 @@ class Tiny:
         )
         self.compiled = jax.jit(self.step)
 
-        by_hand = jax.value_and_grad(self.loss_by_hand)
-        self.by_hand = jax.jit(by_hand, compiler_options=QUICKLY)
+        self.by_hand = jax.jit(jax.value_and_grad(self.loss_by_hand))
 
     def loss_by_hand(self, params, batch, key):
         """The noise drawn sample by sample."""

@@ -18,7 +18,7 @@ from rae_jax.training.stage2_step import Stage2Step
 from rae_jax.training.state import TrainState
 from tests.comparison import nchw_to_nhwc
 from tests.golden import recipe
-from tests.models.compiled import QUICKLY, filled
+from tests.models.compiled import filled
 from tests.training.transcribed import (
     PlainAdamW,
     assert_frozen_are_arguments,
@@ -87,8 +87,7 @@ class Tiny:
             label_dropout=DROPOUT,
         )
         self.compiled = jax.jit(self.step)
-        by_hand = jax.value_and_grad(self.loss_by_hand)
-        self.by_hand = jax.jit(by_hand, compiler_options=QUICKLY)
+        self.by_hand = jax.jit(jax.value_and_grad(self.loss_by_hand))
 
     def loss_by_hand(self, params, batch, key):
         """Times, noise and dropped labels drawn one by one; velocity on the straight path."""
