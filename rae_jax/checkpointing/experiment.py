@@ -39,20 +39,36 @@ def open_workdir(
         ValueError: The folder holds another kind of run or other settings.
     """
     folder = pathlib.Path(workdir).absolute()
-    settings: dict[str, Any] = json.loads(json.dumps(dict(config)))
-    if (folder / _FILE).exists():
-        noted = read_experiment(folder)
-        _require_kind(folder, noted[0], kind)
-        if results is None or any(any(folder.glob(pattern)) for pattern in results):
-            _require_same(folder, noted[1], settings, may_change)
+    require_experiment(folder, kind, config, may_change, results)
     # Every process compares with what was there before any of them writes.
     wait_for_all("experiment.compared")
     if is_main_process():
-        text = json.dumps({"kind": kind, "config": settings}, indent=2) + "\n"
+        text = json.dumps({"kind": kind, "config": dict(config)}, indent=2) + "\n"
         with replacing(folder / _FILE) as partial:
             partial.write_text(text)
     wait_for_all("experiment.written")
     return folder
+
+
+def require_experiment(
+    workdir: str | pathlib.Path,
+    kind: str,
+    config: Mapping[str, Any],
+    may_change: Collection[str] = (),
+    results: Collection[str] | None = None,
+) -> None:
+    """The check of `open_workdir` alone, for before anything large is loaded; writes nothing."""
+    folder = pathlib.Path(workdir).absolute()
+    if not (folder / _FILE).exists():
+        return
+    noted_kind, noted = read_experiment(folder)
+    if noted_kind != kind:
+        raise ValueError(
+            f"{folder} holds a run of kind {noted_kind!r}, not {kind!r}; use another --workdir"
+        )
+    if results is None or any(any(folder.glob(pattern)) for pattern in results):
+        settings: dict[str, Any] = json.loads(json.dumps(dict(config)))
+        _require_same(folder, noted, settings, may_change)
 
 
 def checkpoint_folder(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -80,13 +96,6 @@ def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"{path} is damaged ({error}); restore it or use another folder"
         ) from error
-
-
-def _require_kind(folder: pathlib.Path, old: str, new: str) -> None:
-    if old != new:
-        raise ValueError(
-            f"{folder} holds a run of kind {old!r}, not {new!r}; use another --workdir"
-        )
 
 
 def _require_same(

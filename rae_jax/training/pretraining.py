@@ -16,13 +16,13 @@ from rae_jax.models.auxiliary.masked_autoencoder import MaskedAutoencoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
 from rae_jax.ops.images import normalize, to_float
 from rae_jax.sharding.constrain import constrain_batch
+from rae_jax.training import run
 from rae_jax.training.run import (
     INITIALISATION,
     TRAINING,
     Job,
     addressed_key,
     configured_optimizer,
-    execute,
 )
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Array, Tree
@@ -37,8 +37,7 @@ def train(config: PretrainingConfig, workdir: str | pathlib.Path) -> pathlib.Pat
     Returns:
         The encoder's folder, as `load_encoder` reads it.
     """
-    job = make_job(config)
-    folder = execute(job, workdir)
+    folder = run.train(KIND, make_job, config, workdir)
     definition, params, buffers = split(abstract(lambda: _model(config)), nnx.Param, Buffer)
     model = definition.merge(*build.restore_model(str(folder), params, buffers))
     save_encoder(

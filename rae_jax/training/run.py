@@ -5,7 +5,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,11 @@ from absl import logging
 from jax.sharding import Mesh
 
 from rae_jax import build
-from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
+from rae_jax.checkpointing.experiment import (
+    checkpoint_folder,
+    open_workdir,
+    require_experiment,
+)
 from rae_jax.checkpointing.manager import CheckpointManager
 from rae_jax.configuration.schema import (
     OptimizerConfig,
@@ -48,6 +52,8 @@ TrainingConfig = Stage1Config | Stage2Config | PretrainingConfig
 MAY_CHANGE = ("duration", "loop", "mesh", "unroll", "remat", "data.path", "data.num_threads")
 """Settings that leave the steps of a run as they were, so that a restart may change them."""
 
+_RESULTS = ("checkpoints/*",)
+
 Preview = Callable[[int, TrainState, Tree, Sequence[Writer]], None]
 """(finished steps, state, frozen arrays on the mesh, where the pictures go)."""
 
@@ -76,6 +82,17 @@ class Job:
     preview: Preview | None = None
 
 
+C = TypeVar("C", bound=TrainingConfig)
+
+
+def train(
+    kind: str, make_job: Callable[[C], Job], config: C, workdir: str | pathlib.Path
+) -> pathlib.Path:
+    """Makes the job of `config` and executes it; a folder of another run is refused before."""
+    require_experiment(workdir, kind, as_dict(config), MAY_CHANGE, _RESULTS)
+    return execute(make_job(config), workdir)
+
+
 def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     """Trains `job` in `workdir`, or goes on where an earlier call was interrupted.
 
@@ -94,7 +111,7 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     config = job.config
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _require_divisible(config.global_batch_size, mesh)
-    folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE, results=["checkpoints/*"])
+    folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE, _RESULTS)
     to_steps = build.durations(len(job.source), config.global_batch_size)
     num_steps = to_steps(config.duration)
     shapes = jax.eval_shape(job.initial_state)

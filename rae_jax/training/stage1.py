@@ -14,13 +14,13 @@ from rae_jax.models.decoders.vit_decoder import ViTDecoder
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.ops.images import to_float, to_uint8
+from rae_jax.training import run
 from rae_jax.training.run import (
     INITIALISATION,
     TRAINING,
     Job,
     addressed_key,
     configured_optimizer,
-    execute,
 )
 from rae_jax.training.stage1_step import Stage1Step
 from rae_jax.training.state import TrainState
@@ -30,8 +30,8 @@ _PREVIEWED = 8
 
 
 def train(config: Stage1Config, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Trains, or goes on with, the decoder of `config` in `workdir`; see `run.execute`."""
-    return execute(make_job(config), workdir)
+    """Trains, or goes on with, the decoder of `config` in `workdir`; see `run.train`."""
+    return run.train(build.STAGE1, make_job, config, workdir)
 
 
 def make_job(config: Stage1Config) -> Job:

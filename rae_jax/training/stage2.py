@@ -15,13 +15,13 @@ from rae_jax.models.denoisers.dit_dh import DiTDH
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.sampling.generate import Generator
+from rae_jax.training import run
 from rae_jax.training.run import (
     INITIALISATION,
     TRAINING,
     Job,
     addressed_key,
     configured_optimizer,
-    execute,
 )
 from rae_jax.training.stage2_step import Stage2Step
 from rae_jax.training.state import TrainState
@@ -31,8 +31,8 @@ _PREVIEWED = 16
 
 
 def train(config: Stage2Config, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Trains, or goes on with, the denoiser of `config` in `workdir`; see `run.execute`."""
-    return execute(make_job(config), workdir)
+    """Trains, or goes on with, the denoiser of `config` in `workdir`; see `run.train`."""
+    return run.train(build.STAGE2, make_job, config, workdir)
 
 
 def make_job(config: Stage2Config) -> Job:

@@ -2,7 +2,11 @@ import json
 
 import pytest
 
-from rae_jax.checkpointing.experiment import open_workdir, read_experiment
+from rae_jax.checkpointing.experiment import (
+    open_workdir,
+    read_experiment,
+    require_experiment,
+)
 
 CONFIG = {"seed": 0, "model": {"width": 8, "sizes": (1, 2)}, "duration": {"steps": 10}}
 
@@ -58,3 +62,29 @@ def test_a_damaged_settings_file_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "stage1"')
     with pytest.raises(ValueError, match="config.json is damaged"):
         open_workdir(tmp_path, "stage1", CONFIG)
+
+
+def test_a_run_without_results_may_be_set_up_anew(tmp_path):
+    results = ("checkpoints/*",)
+    open_workdir(tmp_path, "stage1", CONFIG, results=results)
+    (tmp_path / "checkpoints").mkdir()
+    open_workdir(tmp_path, "stage1", {**CONFIG, "seed": 1}, results=results)
+    assert read_experiment(tmp_path)[1]["seed"] == 1
+    (tmp_path / "checkpoints" / "3").mkdir()
+    with pytest.raises(ValueError, match="seed: 1 there, 2 now"):
+        open_workdir(tmp_path, "stage1", {**CONFIG, "seed": 2}, results=results)
+    assert read_experiment(tmp_path)[1]["seed"] == 1
+
+
+def test_a_run_of_another_kind_is_refused_even_without_results(tmp_path):
+    open_workdir(tmp_path, "stage1", CONFIG, results=("*.npz",))
+    with pytest.raises(ValueError, match="run of kind 'stage1', not 'samples'"):
+        open_workdir(tmp_path, "samples", CONFIG, results=("*.npz",))
+
+
+def test_the_check_alone_writes_nothing(tmp_path):
+    require_experiment(tmp_path / "new", "stage1", CONFIG)
+    assert not (tmp_path / "new").exists()
+    open_workdir(tmp_path, "stage1", CONFIG)
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+        require_experiment(tmp_path, "stage1", {**CONFIG, "seed": 1})

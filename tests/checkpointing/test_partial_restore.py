@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from rae_jax.checkpointing.manager import CheckpointManager
-from rae_jax.checkpointing.partial_restore import read_metadata, restore_entries
+from rae_jax.checkpointing.partial_restore import latest_step, read_metadata, restore_entries
 from rae_jax.checkpointing.record import CheckpointMismatch
 from rae_jax.sharding.mesh import make_mesh
 from rae_jax.sharding.rules import tree_shardings
@@ -54,6 +54,12 @@ def test_restoring_onto_a_mesh(folder):
     kernel = ema["blocks"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
     assert_same_bits(ema, make_state(2).ema)
+
+
+def test_the_latest_step_is_that_which_is_restored(folder, tmp_path):
+    assert latest_step(folder) == restore_entries(folder, _shapes("ema"))[0] == 2
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder .*absent"):
+        latest_step(tmp_path / "absent")
 
 
 def test_missing_folder_or_step(folder, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rae_jax.configuration import schema
-from rae_jax.configuration.section import Section, nearest
+from rae_jax.configuration.section import Section, nearest, summary
 
 RUNS = [
     schema.Stage1Config,
@@ -193,3 +193,16 @@ def test_checked_fields_exist(cls):
 
 def test_nearest_lists_all_names_when_none_is_near():
     assert nearest("colour", ["width", "depth"]) == "legal are depth, width"
+
+
+def test_summary_has_a_line_for_each_section():
+    lines = summary(schema.StatisticsConfig(batch_size=7))
+    assert lines[:3] == [
+        "batch_size=7, dtype='float32'",
+        "autoencoder: kind='rae', noise_tau=0.8, checkpoint='', statistics=''",
+        "autoencoder.encoder: kind='mae', path='facebook/vit-mae-base', input_size=256",
+    ]
+    assert [line.split(":")[0] for line in lines[3:]] == ["autoencoder.decoder", "data"]
+    # A section that holds nothing but sections has no line of its own.
+    assert summary(schema.DemoConfig())[0] == "seed=0"
+    assert "stage1.loss: l1=1.0" in summary(schema.DemoConfig())

@@ -5,7 +5,6 @@ from typing import SupportsIndex
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from rae_jax.data.sources.base import Record, record
 
@@ -50,6 +49,9 @@ class Digits:
             raise ValueError(f"the digits have the splits {SPLITS}, got {split!r}")
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
+        # Imported here because it takes a second, and other sources do without.
+        from sklearn.datasets import load_digits
+
         pictures, labels = load_digits(return_X_y=True)
         places = _split_indices(labels, split)
         pictures = np.rint(pictures[places] * (255 / 16)).astype(np.uint8)
