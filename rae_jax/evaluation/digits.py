@@ -73,7 +73,11 @@ class DigitJudge:
     """
 
     def __init__(
-        self, train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels
+        self,
+        train_images: Images,
+        train_labels: Labels,
+        test_images: UInt8[np.ndarray, "M H W 3"],
+        test_labels: Int[np.ndarray, " M"],
     ):
         """Fits classifier and principal components to the training digits alone."""
         pixels, test_pixels = grey_levels(train_images), grey_levels(test_images)

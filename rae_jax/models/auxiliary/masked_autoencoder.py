@@ -80,7 +80,8 @@ class MaskedAutoencoder(nnx.Module):
         batch = pixels.shape[0]
         order = jnp.argsort(jax.random.uniform(key, (batch, self.num_patches)), axis=1)
         tokens = self.encoder.encode_visible(pixels, order[:, : self.num_visible])
-        tokens = self.embedding(tokens * self.norm_scale[...] + self.norm_bias[...])
+        scale, bias = self.norm_scale[...][None, None], self.norm_bias[...][None, None]
+        tokens = self.embedding(tokens * scale + bias)
         hidden = jnp.broadcast_to(
             self.mask_token[...].astype(self.dtype),
             (batch, self.num_patches - self.num_visible, tokens.shape[-1]),
