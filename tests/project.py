@@ -35,7 +35,19 @@ _SAMPLING = (
     "--config.batch_size=10",
     "--config.sampler.num_steps=3",
 )
+
+
+def _section(name: str, overrides: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text.replace("--config.", f"--config.{name}.", 1) for text in overrides)
+
+
 TINY = {
+    "demo": (
+        *_section("stage1", _STAGE1),
+        *_section("stage2", _STAGE2),
+        *_section("sampling", _SAMPLING),
+        *_section("guided", _SAMPLING),
+    ),
     "pretrain_demo_encoder": _TRAINING,
     "train_stage1": _STAGE1,
     "compute_latent_statistics": (),
@@ -43,7 +55,7 @@ TINY = {
     "sample": _SAMPLING,
     "reconstruct": (),
 }
-"""Overrides of the smoke configs that make each tool quick."""
+"""Overrides of the smoke configs that make each tool quick, but for the number of steps."""
 
 
 class Project:
@@ -56,6 +68,7 @@ class Project:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("configs", "tools"):
             (folder / name).symlink_to(ROOT / name)
         self.environment = {**os.environ, **ENVIRONMENT}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.project import ROOT, Project, completed, error_of, succeeded
+from tests.project import ROOT, TINY, Project, completed, error_of, succeeded
 
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 ENCODER = "--config.autoencoder.encoder.path=runs/encoder/encoder"
@@ -59,13 +59,18 @@ def stage2_arguments(project: Project, steps: int) -> list[str]:
 @pytest.fixture(scope="module")
 def stage2(project, stage1, statistics):
     """A run that was asked to end after some steps."""
-    process = project.start(*stage2_arguments(project, 100_000))
+    arguments = stage2_arguments(project, 100_000)
+    return interrupted(project.start(*arguments), project / "runs/stage2", 50)
+
+
+def interrupted(process, folder: pathlib.Path, num_steps: int):
+    """Asks `process` to end once the training run in `folder` has logged so many steps."""
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
-        if len(metrics(project / "runs/stage2")) >= 50:
+        if len(metrics(folder)) >= num_steps:
             process.send_signal(signal.SIGTERM)
             break
-        time.sleep(0.05)
+        time.sleep(0.02)
     return completed(process)
 
 
@@ -234,11 +239,12 @@ def overview(folder: pathlib.Path, columns: int) -> np.ndarray:
 
 def test_one_image_is_reconstructed_squashed(project, stage1, photos):
     process = reconstruct(project, "runs/one", photos / "a/wide.png", "--config.crop=squash")
-    assert last_line(process) == "reconstructions: runs/one, an overview in side_by_side.png"
-    ((original,), (reconstruction,)) = overview(project / "runs/one", 1)
+    folder = project / "runs/one"
+    assert last_line(process) == f"reconstructions: {folder}, an overview in side_by_side.png"
+    ((original,), (reconstruction,)) = overview(folder, 1)
     wide = Image.fromarray(pixels(photos / "a/wide.png"))
     np.testing.assert_array_equal(original, np.asarray(wide.resize((SIZE, SIZE))))
-    np.testing.assert_array_equal(reconstruction, pixels(project / "runs/one/wide.png"))
+    np.testing.assert_array_equal(reconstruction, pixels(folder / "wide.png"))
 
 
 def test_a_folder_of_images_is_reconstructed_from_their_middles(project, stage1, photos):
@@ -246,7 +252,7 @@ def test_a_folder_of_images_is_reconstructed_from_their_middles(project, stage1,
     folder = project / "runs/many"
     names = ["a/b/tall.png", "a/wide.png", "c/square.png"]
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert files == [*names, "side_by_side.png"]
+    assert files == [*names, "config.json", "side_by_side.png"]
     originals, reconstructions = overview(folder, 3)
     np.testing.assert_array_equal(originals[2], pixels(photos / "c/square.bmp"))
     middle = Image.fromarray(pixels(photos / "a/wide.png")[:, 15:55]).resize((SIZE, SIZE))
@@ -255,6 +261,31 @@ def test_a_folder_of_images_is_reconstructed_from_their_middles(project, stage1,
     np.testing.assert_array_equal(originals[1][inner, inner], np.asarray(middle)[inner, inner])
     for name, image in zip(names, reconstructions, strict=True):
         np.testing.assert_array_equal(pixels(folder / name), image)
+
+
+def test_the_demo_goes_on_where_it_was_and_does_nothing_when_finished(project):
+    arguments = (
+        "tools/demo.py",
+        *TINY["demo"],
+        "--config.stage1.duration=300 steps",
+        "--config.stage2.duration=3 steps",
+    )
+    folder = project / "runs/demo"
+    process = interrupted(project.start(*arguments), folder / "stage1", 3)
+    assert process.returncode == 75, process.stderr
+    assert "start again to go on from there" in process.stderr
+    assert not (folder / "metrics.json").exists()
+    finished = succeeded(project.run(*arguments))
+    assert [line["step"] for line in metrics(folder / "stage1")] == list(range(1, 301))
+    check_samples(folder)
+    for name in ("reconstructions.png", "losses.png", "guided/samples.png"):
+        assert pixels(folder / name).std() > 0
+    json.loads((folder / "metrics.json").read_text())
+    assert last_line(finished) == f"pictures, samples and checkpoints are in {folder}"
+    before = contents(folder)
+    again = succeeded(project.run(*arguments))
+    assert f"the demo in {folder} is finished" in again.stdout
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
