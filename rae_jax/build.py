@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.checkpointing.experiment import checkpoint_folder, read_experiment
-from rae_jax.checkpointing.partial_restore import restore_entries
+from rae_jax.checkpointing.fingerprint import fingerprints
+from rae_jax.checkpointing.partial_restore import read_metadata, restore_entries
 from rae_jax.configuration import resolve, schema
 from rae_jax.data import pipeline, transforms
 from rae_jax.data.sources.base import Source
@@ -127,6 +128,12 @@ def evaluation_batches(
     )
 
 
+def without_chance(config: schema.DataConfig) -> schema.DataConfig:
+    """The section with a centre crop in place of a random one, and without flips."""
+    crop = "center" if config.crop == "random" else config.crop
+    return dataclasses.replace(config, crop=crop, horizontal_flip=False)
+
+
 def durations(num_records: int, global_batch_size: int) -> Callable[[str], int]:
     """Function from text such as "16 epochs" to optimiser steps."""
     return functools.partial(
@@ -154,6 +161,12 @@ def encoder(config: schema.AutoencoderConfig, compute: Compute) -> LoadedEncoder
             f"{patch}, got {side}; the nearest below is {side - side % patch}"
         )
     return LoadedEncoder(freeze(module), preprocessing)
+
+
+def encoder_fingerprint(encoder: LoadedEncoder) -> str:
+    """Short hash of the encoder's parameters, bit for bit."""
+    _, arrays = split(encoder.module)
+    return fingerprints({"encoder": arrays})["encoder"]
 
 
 def decoder(
@@ -224,6 +237,11 @@ def pretrained_autoencoder(
     normalization = None
     if config.statistics:
         statistics = LatentStatistics.load(config.statistics)
+        if statistics.encoder not in ("", encoder_fingerprint(loaded)):
+            raise ValueError(
+                f"{config.statistics} holds the statistics of another encoder than "
+                f"{config.encoder.path}; compute them with this one"
+            )
         normalization = LatentNormalization(
             statistics.mean.astype("float32"), statistics.variance.astype("float32")
         )
@@ -241,10 +259,26 @@ def with_checkpoint(config: schema.AutoencoderConfig, checkpoint: str) -> schema
 def _restored_decoder(
     config: schema.AutoencoderConfig, loaded: LoadedEncoder, compute: Compute, weights: str
 ) -> ViTDecoder:
-    require_kind(config.checkpoint, STAGE1)
+    noted = schema.parse(schema.Stage1Config, require_kind(config.checkpoint, STAGE1)).autoencoder
+    # Sizes such as the number of heads change no array, so the checkpoint alone would not tell.
+    for name, ours, theirs in (
+        ("decoder", config.decoder, noted.decoder),
+        ("encoder.input_size", config.encoder.input_size, noted.encoder.input_size),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"autoencoder.{name} must be that of the stage-1 run in {config.checkpoint}, "
+                f"{theirs}, got {ours}"
+            )
+    trained_on = read_metadata(checkpoint_folder(config.checkpoint))["frozen"]["encoder"]
+    if trained_on != encoder_fingerprint(loaded):
+        raise ValueError(
+            f"the decoder in {config.checkpoint} was trained on another encoder than "
+            f"{config.encoder.path}; set autoencoder.encoder.path to the one it was trained on"
+        )
     empty = abstract(lambda: decoder(config, loaded, compute, rngs=nnx.Rngs(0)))
     definition, params, buffers = split(empty, nnx.Param, Buffer)
-    trees = restore_model(
+    _, *trees = restore_model(
         config.checkpoint, {"decoder": params}, {"decoder": buffers}, weights=weights
     )
     return definition.merge(*(tree["decoder"] for tree in trees))
@@ -292,9 +326,18 @@ def denoiser(
     latent_shape: tuple[int, int, int],
     compute: Compute,
     *,
+    has_null_label: bool,
     rngs: nnx.Rngs,
 ) -> DiTDH:
     """A denoiser of the configured size with fresh parameters.
+
+    Args:
+        config: Sizes.
+        latent_shape: (h, w, C) of the latents.
+        compute: How to compute.
+        has_null_label: Whether training drops labels; without, guidance by the null label would
+            ask a row that was never trained.
+        rngs: Source of the initial parameters.
 
     Raises:
         ValueError: The patch size does not divide the latents.
@@ -316,6 +359,7 @@ def denoiser(
         head_depth=config.head_depth,
         head_num_heads=config.head_num_heads,
         num_classes=config.num_classes,
+        has_null_label=has_null_label,
         style=style,
         use_rope=config.use_rope,
         use_position_embedding=config.use_position_embedding,
@@ -324,28 +368,50 @@ def denoiser(
 
 
 def restored_denoiser(
-    workdir: str, latent_shape: tuple[int, int, int], *, weights: str = "ema"
-) -> tuple[schema.Stage2Config, Definition[DiTDH], tuple[Tree, Tree]]:
-    """The denoiser of a stage-2 run: its settings, its structure, its parameters and buffers.
+    workdir: str,
+    config: schema.Stage2Config,
+    latent_shape: tuple[int, int, int],
+    *,
+    weights: str = "ema",
+) -> tuple[int, Definition[DiTDH], tuple[Tree, Tree]]:
+    """The denoiser of a stage-2 run from its newest sound checkpoint.
+
+    Args:
+        workdir: Work folder of the run.
+        config: Settings of the run.
+        latent_shape: (h, w, C) of the latents.
+        weights: "ema" or "raw".
+
+    Returns:
+        Step of the checkpoint, structure of the denoiser, its parameters and buffers.
 
     Raises:
-        FileNotFoundError: No run or no checkpoint there.
-        ValueError: A run of another kind, or damaged.
+        FileNotFoundError: No checkpoint there.
+        ValueError: All are damaged.
     """
-    config = schema.parse(schema.Stage2Config, require_kind(workdir, STAGE2))
-    compute = Compute.of(config)
-    empty = abstract(lambda: denoiser(config.denoiser, latent_shape, compute, rngs=nnx.Rngs(0)))
+    empty = abstract(
+        lambda: denoiser(
+            config.denoiser,
+            latent_shape,
+            Compute.of(config),
+            has_null_label=config.label_dropout > 0,
+            rngs=nnx.Rngs(0),
+        )
+    )
     definition, params, buffers = split(empty, nnx.Param, Buffer)
-    return config, definition, restore_model(workdir, params, buffers, weights=weights)
+    step, *trees = restore_model(workdir, params, buffers, weights=weights)
+    return step, definition, (trees[0], trees[1])
 
 
 def restore_model(
     workdir: str, params: Tree, buffers: Tree, *, weights: str = "ema"
-) -> tuple[Tree, Tree]:
-    """Parameters and buffers from the newest checkpoint of a run, given their shapes."""
+) -> tuple[int, Tree, Tree]:
+    """Step, parameters and buffers of a run's newest sound checkpoint, given their shapes."""
     entry = {"ema": "ema", "raw": "params"}[weights]
-    _, restored = restore_entries(checkpoint_folder(workdir), {entry: params, "buffers": buffers})
-    return restored[entry], restored["buffers"]
+    step, restored = restore_entries(
+        checkpoint_folder(workdir), {entry: params, "buffers": buffers}
+    )
+    return step, restored[entry], restored["buffers"]
 
 
 def require_kind(workdir: str, kind: str) -> dict[str, Any]:

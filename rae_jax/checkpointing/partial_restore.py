@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
+from absl import logging
 
 from rae_jax.checkpointing.entries import abstract_plain, from_plain
 from rae_jax.checkpointing.record import (
@@ -27,7 +28,8 @@ def restore_entries(
         directory: Folder of a `CheckpointManager`.
         abstract: Entry -> tree of shapes or arrays, e.g. `{"ema": ..., "buffers": ...}`; shardings
             as in `CheckpointManager.restore_latest`.
-        step: Which checkpoint, the newest unless given.
+        step: Which checkpoint; unless given, the newest that is whole, those passed over being
+            told in a warning.
 
     Returns:
         The step and the restored entries.
@@ -38,32 +40,54 @@ def restore_entries(
         ValueError: The checkpoint is damaged: it cannot be read, or a fingerprint differs.
     """
     with _open(directory) as manager:
-        step = _chosen(manager, directory, step)
-        where = f"checkpoint {pathlib.Path(directory) / str(step)}"
-        record = _readable_record(manager, step, where)
-        unknown = sorted(abstract.keys() - record.leaves.keys())
-        if unknown:
-            raise CheckpointMismatch(
-                f"{where} has no entry {', '.join(unknown)}; it has {', '.join(record.leaves)}"
-            )
-        shapes = {name: abstract_plain(tree) for name, tree in abstract.items()}
-        record.require_like(shapes, where)
-        arguments = ocp.args.PyTreeRestore(
-            item=shapes,
-            partial_restore=True,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+        newest = _chosen(manager, directory, step)
+        steps = [newest]
+        if step is None:
+            steps += sorted((s for s in manager.all_steps() if s < newest), reverse=True)
+        problems = []
+        for candidate in steps:
+            try:
+                return candidate, _restore(manager, directory, candidate, abstract)
+            except CheckpointMismatch:
+                raise
+            except ValueError as error:
+                problems.append(str(error))
+                if candidate != steps[-1]:
+                    logging.warning("%s; going back to an older checkpoint", error)
+    raise ValueError("; ".join(problems))
+
+
+def _restore(
+    manager: ocp.CheckpointManager,
+    directory: str | pathlib.Path,
+    step: int,
+    abstract: Mapping[str, PyTree],
+) -> dict[str, PyTree]:
+    where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+    record = _readable_record(manager, step, where)
+    unknown = sorted(abstract.keys() - record.leaves.keys())
+    if unknown:
+        raise CheckpointMismatch(
+            f"{where} has no entry {', '.join(unknown)}; it has {', '.join(record.leaves)}"
         )
-        items = ocp.args.Composite(**{STATE: arguments})
-        plain, problem = attempt(lambda: manager.restore(step, args=items)[STATE])
+    shapes = {name: abstract_plain(tree) for name, tree in abstract.items()}
+    record.require_like(shapes, where)
+    arguments = ocp.args.PyTreeRestore(
+        item=shapes,
+        partial_restore=True,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+    )
+    items = ocp.args.Composite(**{STATE: arguments})
+    plain, problem = attempt(lambda: manager.restore(step, args=items)[STATE])
     if plain is None:
-        raise ValueError(f"{where} cannot be read, {problem}; choose another step")
+        raise ValueError(f"{where} cannot be read, {problem}")
     altered = record.altered(plain)
     if altered:
         raise ValueError(
             f"{where} is damaged: the fingerprint of {', '.join(altered)} is not the one that "
-            "was saved; choose another step"
+            "was saved"
         )
-    return step, {name: from_plain(plain[name], abstract[name]) for name in abstract}
+    return {name: from_plain(plain[name], abstract[name]) for name in abstract}
 
 
 def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
@@ -80,7 +104,7 @@ def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dic
 
 
 def latest_step(directory: str | pathlib.Path) -> int:
-    """Step of the newest checkpoint, which `restore_entries` would read.
+    """Step of the newest checkpoint, whole or not.
 
     Raises:
         FileNotFoundError: No such folder, or no checkpoint in it.
@@ -92,7 +116,7 @@ def latest_step(directory: str | pathlib.Path) -> int:
 def _readable_record(manager: ocp.CheckpointManager, step: int, where: str) -> Record:
     record, problem = attempt(lambda: read_record(manager, step))
     if record is None:
-        raise ValueError(f"{where} cannot be read, {problem}; choose another step")
+        raise ValueError(f"{where} cannot be read, {problem}")
     return record
 
 

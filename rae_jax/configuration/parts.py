@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.section import Section
 
 
@@ -11,14 +12,12 @@ class EncoderConfig(Section):
     """Frozen encoder whose features are the latents.
 
     Attributes:
-        kind: Architecture.
         path: Local folder or hub name in the Hugging Face layout.
         input_size: Images are resized to this side before they are encoded.
     """
 
     positive = ("input_size",)
 
-    kind: Literal["mae"] = "mae"
     path: str = "facebook/vit-mae-base"
     input_size: int = 256
 
@@ -46,7 +45,6 @@ class AutoencoderConfig(Section):
     """Images to latents and back.
 
     Attributes:
-        kind: "rae": frozen encoder, trained decoder.
         encoder: The frozen encoder.
         decoder: The trained decoder.
         noise_tau: In stage 1 each image's features get noise of a standard deviation that is
@@ -57,12 +55,20 @@ class AutoencoderConfig(Section):
 
     not_negative = ("noise_tau",)
 
-    kind: Literal["rae"] = "rae"
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     noise_tau: float = 0.8
     checkpoint: str = ""
     statistics: str = ""
+
+    def require_untrained(self) -> None:
+        """Raises ConfigError if the section names results of training, which would be ignored."""
+        for name in ("checkpoint", "statistics"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"autoencoder.{name} must be '' here, as this job does not read it, got "
+                    f"{getattr(self, name)!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,7 @@ class DataConfig(Section):
             smallest = f"be at least image_size, {self.image_size}, for crop 'random'"
             self.require("resize_size", self.resize_size >= self.image_size, smallest)
         if self.source == "digits":
+            self.require("path", not self.path, "be '' for the digits; set source='image_folder'")
             self.require("split", self.split in ("train", "test"), "be 'train' or 'test'")
 
 
@@ -230,7 +237,6 @@ class DenoiserConfig(Section):
         "num_classes",
     )
 
-    kind: Literal["dit_dh"] = "dit_dh"
     backbone_hidden_size: int = 1152
     backbone_depth: int = 28
     backbone_num_heads: int = 16
@@ -315,3 +321,7 @@ class GuidanceConfig(Section):
         super().__post_init__()
         low, high = self.interval
         self.require("interval", 0 <= low <= high <= 1, "be (low, high) with 0 <= low <= high <= 1")
+        if self.method == "none":
+            self.require("scale", self.scale == 1, "be 1 for method 'none'; set method too")
+            full = self.interval == (0.0, 1.0)
+            self.require("interval", full, "be (0.0, 1.0) for method 'none'; set method too")

@@ -113,6 +113,11 @@ class Stage1Config(Seeded):
     unroll: int = 1
     remat: Remat = "none"
 
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.autoencoder.require_untrained()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage2Config(Seeded):
@@ -229,6 +234,11 @@ class StatisticsConfig(Section):
     data: DataConfig = DataConfig(crop="center")
     batch_size: int = 256
     dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.autoencoder.require_untrained()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class Sampler:
     def __call__(
         self,
         predict: Predict,
-        null_label: int,
+        null_label: int | None,
         key: Key[Array, ""],
         index: Int[Array, " B"],
         labels: Int[Array, " B"],
@@ -72,7 +72,7 @@ class Sampler:
 
         Args:
             predict: The denoiser.
-            null_label: Label that stands for none.
+            null_label: Label that stands for none; unguided samples need none.
             key: Of the noise of all samples.
             index: Number of each sample.
             labels: Class of each sample.
@@ -82,13 +82,21 @@ class Sampler:
             value = predict(latents, t, labels)
             return to_velocity(value, self.prediction, latents, self.path, t)
 
-        drift = guidance.classifier_free(
-            velocity,
-            labels,
-            null_label,
-            scale=self.guidance_scale,
-            interval=self.guidance_interval,
-        )
+        if self.guidance_scale == 1:
+            drift = guidance.unguided(velocity, labels)
+        elif null_label is None:
+            raise ValueError(
+                "classifier-free guidance needs a null label; the denoiser has none, as it was "
+                "trained without label dropout"
+            )
+        else:
+            drift = guidance.classifier_free(
+                velocity,
+                labels,
+                null_label,
+                scale=self.guidance_scale,
+                interval=self.guidance_interval,
+            )
         noise = sample_noise(key, index, self.latent_shape)
         times = np.asarray(self.times, np.float32)
         return integrate(drift, noise, times, method=self.method)

@@ -41,11 +41,13 @@ class LatentStatistics:
         count: Number of samples.
         mean: Float64 [h, w, C].
         deviation: Float64 [h, w, C], sum over samples of (features - mean)².
+        encoder: Fingerprint of the encoder that gave the features; "" if not noted.
     """
 
     count: int
     mean: np.ndarray
     deviation: np.ndarray
+    encoder: str = ""
 
     @classmethod
     def empty(cls, shape: tuple[int, int, int]) -> "LatentStatistics":
@@ -96,12 +98,18 @@ class LatentStatistics:
         return LatentStatistics(count, self.mean + step * share, deviation)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an npz with `mean` and `variance` (float64 [h, w, C]) and `count`, atomically.
+        """Writes an npz: `mean`, `variance` (float64 [h, w, C]), `count`, `encoder`; atomically.
 
         The file takes its name only when it is complete.
         """
         with replacing(path) as partial, partial.open("wb") as file:
-            np.savez(file, mean=self.mean, variance=self.variance, count=self.count)
+            np.savez(
+                file,
+                mean=self.mean,
+                variance=self.variance,
+                count=self.count,
+                encoder=self.encoder,
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "LatentStatistics":
@@ -114,6 +122,7 @@ class LatentStatistics:
         try:
             with np.load(path) as arrays:
                 mean, variance, count = arrays["mean"], arrays["variance"], int(arrays["count"])
+                encoder = str(arrays["encoder"]) if "encoder" in arrays else ""
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"no latent statistics at {path}; compute them or correct the path"
@@ -129,7 +138,8 @@ class LatentStatistics:
                 f"{path}: mean and variance must have one shape (h, w, C), got {mean.shape} and "
                 f"{variance.shape}"
             )
-        return cls(count, mean.astype(np.float64), variance.astype(np.float64) * count)
+        deviation = variance.astype(np.float64) * count
+        return cls(count, mean.astype(np.float64), deviation, encoder)
 
 
 def momentum_update(

@@ -49,4 +49,6 @@ class Generator:
         def predict(noisy_latents: Array, t: Array, labels: Array) -> Array:
             return denoiser(noisy_latents, t, labels).prediction
 
-        return self.sampler(predict, denoiser.null_label, key, index, labels)
+        # A denoiser without a null label can be sampled, though not guided.
+        null_label = None if self.sampler.guidance_scale == 1 else denoiser.null_label
+        return self.sampler(predict, null_label, key, index, labels)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rae_jax import build
-from rae_jax.configuration.schema import ReconstructionConfig, Stage1Config, parse
+from rae_jax.checkpointing.experiment import open_workdir
+from rae_jax.configuration.schema import ReconstructionConfig, Stage1Config, as_dict, parse
 from rae_jax.data.sources.image_folder import ImageFolder, read_image
 from rae_jax.data.transforms import center_crop, squash
 from rae_jax.layers.functional import split
@@ -15,8 +16,10 @@ from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.ops.images import to_float, to_uint8
 from rae_jax.sampling.save import save_pngs
+from rae_jax.sharding.processes import require_one_process
 from rae_jax.typing import UInt8
 
+KIND = "reconstructions"
 PICTURE = "side_by_side.png"
 _SHOWN = 12
 
@@ -49,12 +52,13 @@ class Reconstructor:
         self._function = jax.jit(
             lambda frozen, images: to_uint8(definition.merge(frozen)(to_float(images)))
         )
-        self._batch_size = batch_size
+        self._batch_size, self._size = batch_size, 0
         self.image_size = config.data.image_size
 
     def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, "N H W 3"]:
         """Reconstructions, in batches of one shape."""
-        size = min(self._batch_size, len(images))
+        # Later calls with fewer images fill up to the first one's shape, which is compiled.
+        size = self._size = max(self._size, min(self._batch_size, len(images)))
         parts = []
         for start in range(0, len(images), size):
             rows = np.minimum(np.arange(start, start + size), len(images) - 1)
@@ -81,12 +85,14 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
     for name, what in wanted.items():
         if not getattr(config, name):
             raise ValueError(f"{name} is not set; set --config.{name} to {what}")
-    folder = pathlib.Path(workdir)
+    require_one_process("reconstructing to files")
     paths = _image_paths(pathlib.Path(config.input))
-    _require_apart(folder, paths)
+    _require_apart(pathlib.Path(workdir), paths)
     reconstruct = Reconstructor(
         config.checkpoint, weights=config.weights, batch_size=config.batch_size
     )
+    # Not before all is there: the folder may be one of the user's own, named by mistake.
+    folder = open_workdir(workdir, KIND, as_dict(config), ("batch_size",), results=[PICTURE])
     prepare = {"center": center_crop, "squash": squash}[config.crop]
     shown: list[np.ndarray] = []
     with progress_bar(len(paths), description="reconstructing", unit="image") as bar:

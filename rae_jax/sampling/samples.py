@@ -1,6 +1,7 @@
 """A set of generated images as files, made in batches and resumable."""
 
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import jax
@@ -9,7 +10,11 @@ import numpy as np
 from absl import logging
 
 from rae_jax import build
-from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
+from rae_jax.checkpointing.experiment import (
+    checkpoint_folder,
+    open_workdir,
+    require_experiment,
+)
 from rae_jax.checkpointing.partial_restore import latest_step
 from rae_jax.configuration.schema import SamplingConfig, Stage2Config, as_dict, parse
 from rae_jax.layers.functional import split
@@ -18,10 +23,13 @@ from rae_jax.monitoring.progress import progress_bar
 from rae_jax.sampling.generate import Generator
 from rae_jax.sampling.save import save_npz, save_pngs
 from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
+from rae_jax.sharding.processes import require_one_process
 
 KIND = "samples"
 NPZ, PICTURE = "samples.npz", "samples.png"
 _COLUMNS = 12
+_MAY_CHANGE = ("mesh", "save_png")
+_RESULTS = (NPZ, "batches/*.npz")
 _LABELS, _NOISE = range(2)
 
 
@@ -65,30 +73,40 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
         FileNotFoundError: The stage-2 run or its autoencoder is missing.
         ValueError: Settings do not fit.
     """
+    require_one_process("sampling to files")
     stage2 = _trained(config.checkpoint)
     num_classes = stage2.denoiser.num_classes
     labels = class_labels(config.labels, config.num_images, num_classes, config.seed)
     # The step is noted so that no set mixes, or passes for, the images of two moments of training.
     settings = {**as_dict(config), "step": latest_step(checkpoint_folder(config.checkpoint))}
-    folder = open_workdir(
-        workdir, KIND, settings, ("mesh", "save_png"), results=[NPZ, "batches/*.npz"]
-    )
-    path = folder / NPZ
+    require_experiment(workdir, KIND, settings, _MAY_CHANGE, _RESULTS)
+    path = pathlib.Path(workdir).absolute() / NPZ
     if path.exists():
         logging.info("%s is there already", path)
+        shutil.rmtree(path.parent / "batches", ignore_errors=True)
         return path
     generator = _Restored(config, stage2)
-    parts = list(_batches(generator, config, labels, folder / "batches"))
-    images = np.concatenate(parts)
+    settings["step"] = generator.step  # An older one, if the newest is damaged.
+    folder = open_workdir(workdir, KIND, settings, _MAY_CHANGE, _RESULTS)
+    images = _gathered(_batches(generator, config, labels, folder / "batches"), len(labels))
     if config.save_png:
         save_pngs(folder / "png", images)
     save_png(folder / PICTURE, rows_by_class(images, labels))
     # Last, because it marks the set as complete.
     save_npz(path, images, labels)
-    for part in (folder / "batches").glob("*.npz"):
-        part.unlink()
-    (folder / "batches").rmdir()
+    shutil.rmtree(folder / "batches", ignore_errors=True)
     return path
+
+
+def _gathered(batches: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """All images in one array, which is made once: a large set fits into memory only so."""
+    first = next(batches)
+    images = np.empty((count, *first.shape[1:]), first.dtype)
+    images[: len(first)], done = first, len(first)
+    for batch in batches:
+        images[done : done + len(batch)] = batch
+        done += len(batch)
+    return images
 
 
 def rows_by_class(images: np.ndarray, labels: np.ndarray, columns: int = _COLUMNS) -> np.ndarray:
@@ -120,8 +138,8 @@ class _Restored:
         compute = build.Compute.of(stage2)
         autoencoder = build.pretrained_autoencoder(stage2.autoencoder, compute)
         latent_shape = autoencoder.latent_shape(stage2.data.image_size)
-        _, definition, weights = build.restored_denoiser(
-            config.checkpoint, latent_shape, weights=config.weights
+        self.step, definition, weights = build.restored_denoiser(
+            config.checkpoint, stage2, latent_shape, weights=config.weights
         )
         autoencoder_definition, frozen = split(autoencoder)
         transport = build.flow_matching(stage2.transport, latent_shape)

@@ -17,6 +17,14 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def require_one_process(job: str) -> None:
+    """Raises ValueError where several processes would each do all of `job` and write its files."""
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{job} runs in one process, got {jax.process_count()}; run it on one host"
+        )
+
+
 def wait_for_all(name: str) -> None:
     """Returns once every process has got here; `name` must be the same in all of them."""
     if jax.process_count() > 1:

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,12 +14,14 @@ from rae_jax.configuration.schema import DemoConfig, SamplingConfig, as_dict
 from rae_jax.data.sources.digits import Digits
 from rae_jax.evaluation.digits import DigitJudge
 from rae_jax.evaluation.reconstruction import psnr
+from rae_jax.files import replacing
 from rae_jax.monitoring.curves import draw_panels, read_metrics
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.writers import METRICS_FILE
 from rae_jax.sampling.reconstruct import Reconstructor
 from rae_jax.sampling.samples import NPZ, PICTURE, make_samples
 from rae_jax.training import latent_jobs, stage1, stage2
+from rae_jax.training.run import MAY_CHANGE
 
 T = TypeVar("T")
 
@@ -42,7 +43,16 @@ def run(config: DemoConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     Returns:
         What `metrics.json` holds.
     """
-    folder = open_workdir(workdir, "demo", as_dict(config))
+    for name in ("stage1", "stage2"):
+        if "jsonl" not in getattr(config, name).loop.writers:
+            raise ValueError(f"{name}.loop.writers must include 'jsonl', which losses.png is from")
+    folder = open_workdir(
+        workdir,
+        "demo",
+        as_dict(config),
+        may_change=[f"{stage}.{name}" for stage in ("stage1", "stage2") for name in MAY_CHANGE],
+        results=["*/checkpoints/*"],
+    )
     path = folder / _SCORES
     if path.exists():
         print(f"the demo in {folder} is finished; use another --workdir to run it again")
@@ -69,7 +79,8 @@ def run(config: DemoConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     _pictures(folder)
     scores["seconds_of_this_call"] = seconds
     # Last, because it marks the demo as finished.
-    _write(path, scores)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(scores, indent=2) + "\n")
     return _report(scores, folder)
 
 
@@ -127,20 +138,16 @@ def _all(source: Digits) -> tuple[np.ndarray, np.ndarray]:
 def _pictures(folder: pathlib.Path) -> None:
     for name in (NPZ, PICTURE):
         # Links would not survive being copied to another machine.
-        (folder / f"{name}.partial").write_bytes((folder / "unguided" / name).read_bytes())
-        os.replace(folder / f"{name}.partial", folder / name)
-    curves = {
-        f"{stage} {name}": read_metrics(folder / stage / METRICS_FILE)[name]
-        for stage in ("stage1", "stage2")
-        for name in ("loss", "gradient_norm", "learning_rate")
-    }
-    draw_panels(curves, folder / "losses.png")
-
-
-def _write(path: pathlib.Path, scores: Mapping[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(scores, indent=2) + "\n")
-    os.replace(partial, path)
+        with replacing(folder / name) as partial:
+            partial.write_bytes((folder / "unguided" / name).read_bytes())
+    curves = {}
+    for stage in ("stage1", "stage2"):
+        metrics = read_metrics(folder / stage / METRICS_FILE)
+        names = ("loss", "gradient_norm", "learning_rate")
+        # A stage shorter than its interval of logging has no points.
+        curves |= {f"{stage} {name}": metrics[name] for name in names if name in metrics}
+    if curves:
+        draw_panels(curves, folder / "losses.png")
 
 
 def _report(scores: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:

@@ -141,15 +141,17 @@ class ShowProgress:
     def __init__(self, start_step: int, num_steps: int, every: int = 10):
         self.every = _positive(every)
         self._shown = start_step
+        self._before: Metrics = {}
         self._bar = progress_bar(num_steps, done=start_step, description="training")
 
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
         """Moves the bar, if it is time."""
-        if step % self.every:
-            return
-        if "loss" in metrics:
-            self._bar.set_postfix(loss=f"{float(metrics['loss']):.4g}", refresh=False)
-        self._advance(step)
+        if step % self.every == 0 and not self._bar.disable:
+            # The loss of the step before: that of this one may still be computed.
+            if "loss" in self._before:
+                self._bar.set_postfix(loss=f"{float(self._before['loss']):.4g}", refresh=False)
+            self._advance(step)
+        self._before = metrics
 
     def finish(self, step: int, state: Any) -> None:
         """Closes the bar."""

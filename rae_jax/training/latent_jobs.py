@@ -1,5 +1,6 @@
 """Jobs over the latents of a whole data set."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -14,6 +15,7 @@ from rae_jax.layers.functional import split
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.ops.images import to_float
 from rae_jax.reconstruction.latent_statistics import LatentStatistics, batch_moments
+from rae_jax.sharding.processes import require_one_process
 
 STATISTICS_FILE = "latent_statistics.npz"
 
@@ -26,7 +28,8 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
     Returns:
         Path of the npz with `mean`, `variance` and `count`, see `LatentStatistics.save`.
     """
-    may_change = ("batch_size", "data.path")
+    require_one_process("computing latent statistics")
+    may_change = ("batch_size", "data.num_threads")
     folder = open_workdir(
         workdir, "statistics", as_dict(config), may_change, results=[STATISTICS_FILE]
     )
@@ -54,5 +57,6 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
             rows = features(frozen, jnp.asarray(batch["images"]))[:count]
             statistics = statistics.add_moments(count, *map(np.asarray, moments(rows)))
             bar.update(count)
+    statistics = dataclasses.replace(statistics, encoder=build.encoder_fingerprint(encoder))
     statistics.save(path)
     return path

@@ -39,7 +39,8 @@ def train(config: PretrainingConfig, workdir: str | pathlib.Path) -> pathlib.Pat
     """
     folder = run.train(KIND, make_job, config, workdir)
     definition, params, buffers = split(abstract(lambda: _model(config)), nnx.Param, Buffer)
-    model = definition.merge(*build.restore_model(str(folder), params, buffers))
+    _, *trees = build.restore_model(str(folder), params, buffers)
+    model = definition.merge(*trees)
     save_encoder(
         folder / "encoder", model.encoder, Preprocessing(config.image_mean, config.image_std)
     )

@@ -19,6 +19,7 @@ from rae_jax.checkpointing.experiment import (
     open_workdir,
     require_experiment,
 )
+from rae_jax.checkpointing.fingerprint import fingerprints
 from rae_jax.checkpointing.manager import CheckpointManager
 from rae_jax.configuration.schema import (
     OptimizerConfig,
@@ -119,7 +120,8 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     with CheckpointManager(
         checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints
     ) as manager:
-        state, start_step = _start(job, manager, shapes, shardings)
+        inputs = {"frozen": fingerprints(job.frozen), "num_records": len(job.source)}
+        state, start_step = _start(job, manager, shapes, shardings, inputs)
         if start_step >= num_steps:
             logging.info(
                 "%s is finished: %d steps are done, duration asks for %d",
@@ -132,10 +134,8 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         frozen = jax.device_put(job.frozen, tree_shardings(job.frozen, mesh))
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         progress = ShowProgress(start_step, num_steps)
-        hooks = [*_hooks(job, manager, writers, to_steps), progress]
-        if job.preview is not None:
-            every = max(to_steps(config.loop.preview_every), 1)
-            hooks.append(Every(every, functools.partial(_preview, job.preview, frozen, writers)))
+        metadata = {"kind": job.kind, **inputs}
+        hooks = [*_hooks(job, frozen, writers, manager, metadata, to_steps), progress]
         batches = build.batches(
             job.source,
             config.data,
@@ -171,7 +171,9 @@ def _require_divisible(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def _start(job: Job, manager: CheckpointManager, shapes: Any, shardings: Any) -> tuple[Any, int]:
+def _start(
+    job: Job, manager: CheckpointManager, shapes: Any, shardings: Any, inputs: Mapping[str, Any]
+) -> tuple[Any, int]:
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -179,6 +181,17 @@ def _start(job: Job, manager: CheckpointManager, shapes: Any, shardings: Any) ->
     )
     restored = manager.restore_latest(abstract)
     if restored is not None:
+        changed = [name for name in inputs if restored.metadata[name] != inputs[name]]
+        if changed:
+            what = {
+                "frozen": "the frozen models (encoder, decoder or latent statistics)",
+                "num_records": "the number of images",
+            }
+            raise ValueError(
+                f"{manager.directory} was trained with other inputs: "
+                f"{' and '.join(what[name] for name in changed)} changed since step "
+                f"{restored.step}; put them back, or use another --workdir"
+            )
         logging.info("going on after step %d", restored.step)
         return restored.state, restored.step
     return jax.jit(job.initial_state, out_shardings=shardings)(), 0
@@ -213,20 +226,28 @@ def _size(tree: Tree) -> int:
 
 def _hooks(
     job: Job,
-    manager: CheckpointManager,
+    frozen: Tree,
     writers: Sequence[Writer],
+    manager: CheckpointManager,
+    metadata: Mapping[str, Any],
     to_steps: Callable[[str], int],
 ) -> list[Hook]:
     settings = job.config.loop
-    log_every, save_every = (
-        max(to_steps(text), 1) for text in (settings.log_every, settings.checkpoint_every)
+    log_every, save_every, preview_every = (
+        max(to_steps(text), 1)
+        for text in (settings.log_every, settings.checkpoint_every, settings.preview_every)
     )
-    return [
-        # Before the checkpoint, so that a state that went wrong is never saved.
+    hooks: list[Hook] = [
+        # First, so that a state that went wrong is neither drawn nor saved.
         StopOnNonFinite(math.gcd(log_every, save_every)),
         LogMetrics(log_every, writers, job.config.global_batch_size),
-        SaveCheckpoint(save_every, manager, {"kind": job.kind}),
     ]
+    # Previews are drawn from host arrays, which no single process has where there are several.
+    if job.preview is not None and jax.process_count() == 1:
+        draw = functools.partial(_preview, job.preview, frozen, writers)
+        hooks.append(Every(preview_every, draw))
+    # Last: what a step wrote besides is there when its checkpoint is.
+    return [*hooks, SaveCheckpoint(save_every, manager, metadata)]
 
 
 def _preview(
@@ -259,7 +280,7 @@ def configured_optimizer(
     return optimizer, rate
 
 
-INITIALISATION, TRAINING = range(2)
+INITIALISATION, TRAINING, PREVIEWS = range(3)
 """Purposes of `addressed_key`."""
 
 

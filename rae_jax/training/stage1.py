@@ -69,7 +69,8 @@ def make_job(config: Stage1Config) -> Job:
         l1_weight=config.loss.l1,
     )
     count = min(_PREVIEWED, len(source))
-    examples = next(build.evaluation_batches(source, config.data, batch_size=count))
+    shown = build.without_chance(config.data)
+    examples = next(build.evaluation_batches(source, shown, batch_size=count))
 
     @jax.jit
     def reconstruct(params, buffers, frozen, images):

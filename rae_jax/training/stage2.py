@@ -18,6 +18,7 @@ from rae_jax.sampling.generate import Generator
 from rae_jax.training import run
 from rae_jax.training.run import (
     INITIALISATION,
+    PREVIEWS,
     TRAINING,
     Job,
     addressed_key,
@@ -53,7 +54,13 @@ def make_job(config: Stage2Config) -> Job:
 
     def fresh_denoiser() -> DiTDH:
         rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
-        return build.denoiser(config.denoiser, latent_shape, compute, rngs=rngs)
+        return build.denoiser(
+            config.denoiser,
+            latent_shape,
+            compute,
+            has_null_label=config.label_dropout > 0,
+            rngs=rngs,
+        )
 
     definition, _, _ = split(abstract(fresh_denoiser), nnx.Param, Buffer)
 
@@ -77,9 +84,11 @@ def make_job(config: Stage2Config) -> Job:
     sampler = build.sampler(transport, latent_shape, SamplerConfig(), GuidanceConfig())
     generate = jax.jit(Generator(definition, autoencoder_definition, sampler))
 
+    key = addressed_key(config.seed, PREVIEWS)
+
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
         weights = state.ema, state.buffers
-        images = generate(weights, frozen, state.key, jnp.asarray(index), jnp.asarray(labels))
+        images = generate(weights, frozen, key, jnp.asarray(index), jnp.asarray(labels))
         for writer in writers:
             writer.images(step, "samples", grid(np.asarray(images), columns=8))
 

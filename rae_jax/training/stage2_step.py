@@ -1,6 +1,7 @@
 """One optimiser step of stage 2: flow matching on the latents of a frozen autoencoder."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,8 +78,11 @@ class Stage2Step:
     ) -> Float[Array, ""]:
         """Flow-matching loss of one batch."""
         label_key, loss_key = jax.random.split(key)
-        dropped = jax.random.bernoulli(label_key, self.label_dropout, labels.shape)
-        labels = jnp.where(dropped, denoiser.null_label, labels)
+        if self.label_dropout > 0:
+            # Per sample, as times and noise are, so that they do not depend on the batch.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(label_key, jnp.arange(labels.shape[0]))
+            drop = functools.partial(jax.random.bernoulli, p=self.label_dropout)
+            labels = jnp.where(jax.vmap(drop)(keys), denoiser.null_label, labels)
 
         def predict(noisy_latents: Array, t: Array) -> Array:
             return denoiser(noisy_latents, t, labels).prediction

@@ -56,12 +56,6 @@ def test_restoring_onto_a_mesh(folder):
     assert_same_bits(ema, make_state(2).ema)
 
 
-def test_the_latest_step_is_that_which_is_restored(folder, tmp_path):
-    assert latest_step(folder) == restore_entries(folder, _shapes("ema"))[0] == 2
-    with pytest.raises(FileNotFoundError, match="no checkpoint folder .*absent"):
-        latest_step(tmp_path / "absent")
-
-
 def test_missing_folder_or_step(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint folder .*absent"):
         restore_entries(tmp_path / "absent", _shapes("ema"))
@@ -73,6 +67,12 @@ def test_missing_folder_or_step(folder, tmp_path):
     assert not (tmp_path / "absent").exists()
 
 
+def test_the_latest_step_is_that_which_is_restored(folder, tmp_path):
+    assert latest_step(folder) == restore_entries(folder, _shapes("ema"))[0] == 2
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder .*absent"):
+        latest_step(tmp_path / "absent")
+
+
 def test_entries_of_another_model(folder):
     with pytest.raises(CheckpointMismatch, match="has no entry teacher; it has"):
         restore_entries(folder, {"teacher": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}})
@@ -80,13 +80,14 @@ def test_entries_of_another_model(folder):
         restore_entries(folder, {"ema": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}})
 
 
-def test_damage_is_an_error(folder):
+def test_a_damaged_newest_checkpoint_is_passed_over_unless_asked_for(folder):
     files = [path for path in (folder / "2" / "state").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     whole = largest.read_bytes()
     os.truncate(largest, 50)
     with pytest.raises(ValueError, match="checkpoint .*/2 cannot be read"):
-        restore_entries(folder, _shapes("params", "ema", "optimizer_state"))
+        restore_entries(folder, _shapes("params", "ema", "optimizer_state"), step=2)
+    assert restore_entries(folder, _shapes("params", "ema", "optimizer_state"))[0] == 1
     largest.write_bytes(whole)
     (folder / "2" / "metadata" / "metadata").write_text("{}")
     with pytest.raises(ValueError, match="altered"):

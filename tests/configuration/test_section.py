@@ -52,7 +52,7 @@ def test_instances_cannot_be_changed():
         (
             {"autoencoder": {"encoder": {"resolution": 1}}},
             "unknown key 'autoencoder.encoder.resolution' in EncoderConfig: "
-            "legal are input_size, kind, path",
+            "legal are input_size, path",
         ),
     ],
 )
@@ -84,7 +84,10 @@ def test_wrong_type_names_path_expected_and_received(values, message):
 
 
 def test_whole_numbers_are_floats_and_lists_are_tuples():
-    config = schema.parse(schema.SamplingConfig, {"guidance": {"scale": 2, "interval": [0, 1]}})
+    config = schema.parse(
+        schema.SamplingConfig,
+        {"guidance": {"method": "classifier_free", "scale": 2, "interval": [0, 1]}},
+    )
     assert isinstance(config.guidance.scale, float)
     assert config.guidance.interval == (0.0, 1.0)
     assert isinstance(config.guidance.interval[0], float)
@@ -199,8 +202,8 @@ def test_summary_has_a_line_for_each_section():
     lines = summary(schema.StatisticsConfig(batch_size=7))
     assert lines[:3] == [
         "batch_size=7, dtype='float32'",
-        "autoencoder: kind='rae', noise_tau=0.8, checkpoint='', statistics=''",
-        "autoencoder.encoder: kind='mae', path='facebook/vit-mae-base', input_size=256",
+        "autoencoder: noise_tau=0.8, checkpoint='', statistics=''",
+        "autoencoder.encoder: path='facebook/vit-mae-base', input_size=256",
     ]
     assert [line.split(":")[0] for line in lines[3:]] == ["autoencoder.decoder", "data"]
     # A section that holds nothing but sections has no line of its own.

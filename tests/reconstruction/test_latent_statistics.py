@@ -85,7 +85,7 @@ def test_files_hold_mean_variance_and_count_and_survive_the_round_trip(tmp_path)
     statistics.save(path)
     assert [file.name for file in path.parent.iterdir()] == ["statistics.npz"]
     with np.load(path) as arrays:
-        assert set(arrays) == {"mean", "variance", "count"}
+        assert set(arrays) == {"mean", "variance", "count", "encoder"}
         assert arrays["mean"].shape == arrays["variance"].shape == (1, 2, 3)
     restored = LatentStatistics.load(path)
     assert restored.count == 4

@@ -60,7 +60,9 @@ def trained(runs, tmp_path_factory):
     """The stage-2 run with weights for which labels matter, as they do after long training."""
     folder = tmp_path_factory.mktemp("stage2")
     shutil.copy(runs / "stage2" / "config.json", folder)
-    _, _, (ema, buffers) = build.restored_denoiser(str(runs / "stage2"), (3, 3, 64))
+    _, _, (ema, buffers) = build.restored_denoiser(
+        str(runs / "stage2"), pipeline.stage2(runs), (3, 3, 64)
+    )
     state = {"ema": drawn(ema, "ema"), "params": drawn(ema, "raw"), "buffers": buffers}
     with CheckpointManager(checkpoint_folder(folder)) as manager:
         manager.save(1, state, {})

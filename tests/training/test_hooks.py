@@ -96,7 +96,7 @@ def test_progress_shows_the_loss_and_reaches_the_end(capsys):
     hook.finish(5, {})
     text = capsys.readouterr().err
     assert "5/5" in text
-    assert "loss=0.125" in text
+    assert "loss=0.25" in text  # Of the step before the one shown.
 
 
 def test_every_calls_its_function():

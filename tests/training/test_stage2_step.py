@@ -96,7 +96,9 @@ class Tiny:
         features = encoder((batch["images"].astype(jnp.float32) / 255 - mean) / std)
         clean = (features - self.latent_mean[None]) / np.sqrt(self.latent_variance + 1e-5)[None]
         label_key, loss_key = jax.random.split(key)
-        dropped = jax.random.uniform(label_key, (BATCH,)) < DROPOUT
+        dropped = jnp.stack(
+            [jax.random.uniform(jax.random.fold_in(label_key, n)) < DROPOUT for n in range(BATCH)]
+        )
         labels = jnp.where(dropped, CLASSES, batch["labels"])
         t, noise = [], []
         for n in range(BATCH):
