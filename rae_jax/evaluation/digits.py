@@ -89,7 +89,14 @@ class DigitJudge:
         self.classifier_accuracy = float(self._classifier.score(test_pixels, test_labels))
 
     def score(self, images: Images, labels: Labels) -> GenerationScores:
-        """Scores of samples with their labels; every class must occur at least twice."""
+        """Scores of samples with their labels.
+
+        Raises:
+            ValueError: A class occurs less than twice, so it has no spread.
+        """
+        few = [int(c) for c in np.unique(self._train_labels) if (labels == c).sum() < 2]
+        if few:
+            raise ValueError(f"every class needs two samples at least; too few of classes {few}")
         pixels = grey_levels(images)
         read = self._classifier.predict(pixels) == labels
         features = self._components.transform(pixels)

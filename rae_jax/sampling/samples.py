@@ -27,6 +27,7 @@ from rae_jax.sharding.processes import require_one_process
 
 KIND = "samples"
 NPZ, PICTURE = "samples.npz", "samples.png"
+_PNG = "png"
 _COLUMNS = 12
 _MAY_CHANGE = ("mesh", "save_png")
 _RESULTS = (NPZ, "batches/*.npz")
@@ -81,16 +82,20 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
     settings = {**as_dict(config), "step": latest_step(checkpoint_folder(config.checkpoint))}
     require_experiment(workdir, KIND, settings, _MAY_CHANGE, _RESULTS)
     path = pathlib.Path(workdir).absolute() / NPZ
-    if path.exists():
+    finished = _read(path)
+    if finished is not None:
         logging.info("%s is there already", path)
         shutil.rmtree(path.parent / "batches", ignore_errors=True)
+        pngs = path.parent / _PNG
+        if config.save_png and len(list(pngs.glob("*.png"))) < len(finished):
+            save_pngs(pngs, finished)
         return path
     generator = _Restored(config, stage2)
     settings["step"] = generator.step  # An older one, if the newest is damaged.
     folder = open_workdir(workdir, KIND, settings, _MAY_CHANGE, _RESULTS)
     images = _gathered(_batches(generator, config, labels, folder / "batches"), len(labels))
     if config.save_png:
-        save_pngs(folder / "png", images)
+        save_pngs(folder / _PNG, images)
     save_png(folder / PICTURE, rows_by_class(images, labels))
     # Last, because it marks the set as complete.
     save_npz(path, images, labels)

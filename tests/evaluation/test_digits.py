@@ -92,3 +92,9 @@ def test_grey_levels_are_means_of_fields():
     assert np.all(levels[0, 1:] == 0)
     with pytest.raises(ValueError, match="multiples of 8, got 12x8"):
         grey_levels(np.zeros((1, 12, 8, 3), np.uint8))
+
+
+def test_a_class_without_samples_is_an_error(judge, real):
+    images, labels = real["test"]
+    with pytest.raises(ValueError, match=r"too few of classes \[3\]"):
+        judge.score(images[labels != 3], labels[labels != 3])

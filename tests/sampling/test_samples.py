@@ -185,6 +185,10 @@ def test_a_finished_set_is_left_alone_and_another_refused(trained, made, monkeyp
     before = (made / "samples.npz").read_bytes()
     assert make_samples(sampling(trained), made) == made / "samples.npz"
     assert (made / "samples.npz").read_bytes() == before
+    make_samples(sampling(trained, save_png=True), made)
+    with np.load(made / "samples.npz") as arrays:
+        pictures = [read_image(made / "png" / f"{n:06d}.png") for n in range(20)]
+        np.testing.assert_array_equal(pictures, arrays["arr_0"])
     with pytest.raises(ValueError, match="seed: 0 there, 3 now"):
         make_samples(sampling(trained, seed=3), made)
 
