@@ -159,6 +159,6 @@ def test_a_batch_that_does_not_divide_over_the_devices(project, monkeypatch):
     monkeypatch.setitem(
         project.environment, "XLA_FLAGS", "--xla_force_host_platform_device_count=3"
     )
-    message = error_of(project.run(*project.tool(*STAGE1)))
+    message = error_of(project.run(*project.tool("train_stage1", "stage1", "undivided")))
     assert message.startswith("global_batch_size must be a multiple of mesh.data x mesh.fsdp = 3,")
-    assert not (project / "new/config.json").exists()
+    assert not (project / "undivided").exists()
