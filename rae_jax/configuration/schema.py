@@ -8,6 +8,7 @@ import dataclasses
 from typing import Literal
 
 from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.labels import parse_labels
 from rae_jax.configuration.parts import (
     AutoencoderConfig,
     DataConfig,
@@ -196,8 +197,9 @@ class SamplingConfig(Seeded):
         checkpoint: Work folder of the stage-2 run.
         weights: Averaged or last weights.
         num_images: How many.
-        labels: "equal" (the same number of each class), "random", or labels with commas, repeated.
-        batch_size: Images at a time; does not change them.
+        labels: "equal" (the same number of each class), "random", or labels and ranges such as
+            "3,1,4" or "0-9,15", in turn; see `sampling.labels.class_labels`.
+        batch_size: Images at a time over all devices; does not change them.
         sampler: Integration.
         guidance: Guidance.
         mesh: Layout of devices.
@@ -220,8 +222,10 @@ class SamplingConfig(Seeded):
         """See base."""
         super().__post_init__()
         if self.labels not in ("equal", "random"):
-            numbers = all(label.strip().isdecimal() for label in self.labels.split(","))
-            self.require("labels", numbers, "be 'equal', 'random' or labels such as '3,1,4'")
+            try:
+                parse_labels(self.labels)
+            except ConfigError as error:
+                raise ConfigError(f"labels {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
