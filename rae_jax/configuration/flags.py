@@ -54,6 +54,19 @@ def define_workdir(default: str | None = None) -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("workdir", default, "Folder of everything that this run writes.")
 
 
+def define_processes() -> Callable[[], dict[str, Any]]:
+    """Defines the flags that join several processes; the function returned gives their values."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "host:port of the first of several processes. TPU slices and Slurm need none of these.",
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+    names = ("coordinator_address", "num_processes", "process_id")
+    return lambda: {name: flags.FLAGS[name].value for name in names}
+
+
 def main(run: Callable[[T], None], schema: type[T]) -> None:
     """Runs a tool with the parsed config of `--config`, then leaves the process.
 

@@ -1,7 +1,11 @@
 """Generated images as files: the npz of the ADM evaluation suite, and PNGs."""
 
+import itertools
 import pathlib
-from collections.abc import Sequence
+import struct
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -9,24 +13,93 @@ from rae_jax.files import replacing
 from rae_jax.monitoring.image_grids import save_png
 from rae_jax.typing import Int, UInt8
 
+_IMAGES, _LABELS = "arr_0.npy", "arr_1.npy"
+
 
 def save_npz(
     path: str | pathlib.Path,
-    images: UInt8[np.ndarray, "N H W 3"],
+    images: Iterable[UInt8[np.ndarray, "n H W 3"]],
     labels: Int[np.ndarray, " N"],
 ) -> None:
     """Writes samples in the layout of the ADM suite: images as `arr_0`, labels as `arr_1`.
 
-    The file is complete or not there; an older one of that name is replaced.
+    Images are written part by part as they come, so that no more than one part is in memory. The
+    file is complete or not there; an older one of that name is replaced.
+
+    Args:
+        path: Ends in ".npz".
+        images: All images, in parts.
+        labels: One per image.
 
     Raises:
-        ValueError: The path does not end in ".npz".
+        ValueError: The path has another ending, or there is not one label per image.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"the file name must end in .npz, got {path.name!r}")
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, arr_0=images, arr_1=labels.astype(np.int64))
+    parts = iter(images)
+    first = next(parts)
+    shape, count = (len(labels), *first.shape[1:]), 0
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        # Sizes are in the header of a member, which is written before it is known how many bytes
+        # follow: without the mark for large files, those above 4 GiB would end in an error.
+        with archive.open(_IMAGES, "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, _header(shape, np.dtype(np.uint8)))
+            for part in itertools.chain([first], parts):
+                member.write(np.ascontiguousarray(part).data)
+                count += len(part)
+        if count != len(labels):
+            raise ValueError(f"expected one label per image, got {len(labels)} for {count}")
+        with archive.open(_LABELS, "w") as member:
+            np.lib.format.write_array(member, labels.astype(np.int64), version=(1, 0))
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, object]:
+    return {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+
+
+def open_images(path: str | pathlib.Path) -> UInt8[np.ndarray, "N H W 3"]:
+    """The images of a file of `save_npz`, read from disk only as they are used.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is compressed, or no npz with `arr_0`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(_IMAGES)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} must be an npz with arr_0: {error}") from error
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{path} is compressed, which cannot be read in parts; use np.load")
+    with pathlib.Path(path).open("rb") as file:
+        # Where the array begins is told by the entry's own header alone: 26 bytes, then the
+        # lengths of the name and of the extra field that follow.
+        file.seek(entry.header_offset + 26)
+        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
+        shape, dtype = read_header(file)
+        return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape)
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array in an open npy file, which is left at the first value.
+
+    Raises:
+        ValueError: It is no npy file in the order of C.
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, fortran_order, dtype = readers[version](file)
+    if fortran_order:
+        raise ValueError("the array must be in the order of C, not of Fortran")
+    return shape, dtype
 
 
 def save_pngs(

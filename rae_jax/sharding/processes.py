@@ -1,15 +1,86 @@
-"""Several processes: who writes, and how each one's part of a batch becomes one global array."""
+"""Several processes: their start, who writes, and how arrays of each become global and back."""
 
+import importlib.util
 import math
+import os
+import pathlib
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding
-from rae_jax.typing import Array
+from rae_jax.typing import Array, Int, PyTree, Shaped
+
+
+def start(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of one job; to be called before anything else of JAX.
+
+    Without arguments the hosts of a TPU slice and the tasks of a Slurm step find each other by
+    themselves, and everything else stays a single process. Processes but the first log warnings
+    only.
+
+    Args:
+        coordinator_address: "host:port" of the first process, with a port that is free there.
+        num_processes: How many there are.
+        process_id: Number of this one, from 0.
+
+    Raises:
+        ValueError: Some arguments are given and others are not, or they do not fit.
+    """
+    arguments = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    lacking = [name for name, value in arguments.items() if value is None]
+    if len(lacking) == len(arguments):
+        if not (_is_tpu_host() or _is_slurm_task()):
+            return
+        jax.distributed.initialize()
+    else:
+        if lacking:
+            raise ValueError(
+                "coordinator_address, num_processes and process_id must be given together; "
+                f"missing: {', '.join(lacking)}"
+            )
+        _require_fitting(str(coordinator_address), int(num_processes or 0), int(process_id or 0))
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    if not is_main_process():
+        logging.set_verbosity(logging.WARNING)
+
+
+def _require_fitting(coordinator_address: str, num_processes: int, process_id: int) -> None:
+    host, _, port = coordinator_address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(
+            f"coordinator_address must be 'host:port', such as 'node0:1234', got "
+            f"{coordinator_address!r}"
+        )
+    if not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id must be at least 0 and below num_processes = {num_processes}, got "
+            f"{process_id}"
+        )
+
+
+def _is_tpu_host() -> bool:
+    if "tpu" not in os.environ.get("JAX_PLATFORMS", "tpu"):
+        return False
+    chips = (pathlib.Path("/dev").glob(pattern) for pattern in ("accel*", "vfio/[0-9]*"))
+    return importlib.util.find_spec("libtpu") is not None and any(map(any, chips))
+
+
+def _is_slurm_task() -> bool:
+    # A script that runs in an allocation, but not under srun, is no task of a step.
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def is_main_process() -> bool:
@@ -38,6 +109,13 @@ def agreed(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
+def from_main(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """The main process's `value`, in every process; type and shape must be the same in all."""
+    if jax.process_count() == 1:
+        return value
+    return np.asarray(multihost_utils.broadcast_one_to_all(value)).astype(value.dtype)
+
+
 def global_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """Device arrays of the whole batch from the part of it that this process has loaded.
 
@@ -61,3 +139,38 @@ def global_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, 
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in host_batch.items()
     }
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Global arrays of what every process holds whole.
+
+    Args:
+        tree: Arrays of this process or of NumPy, equal in all of them.
+        shardings: A sharding for each of them, or one for all.
+    """
+    if isinstance(shardings, Sharding):
+        return jax.tree.map(lambda leaf: _placed(leaf, shardings), tree)
+    return jax.tree.map(_placed, tree, shardings)
+
+
+def _placed(leaf: Shaped[Array, "..."] | Shaped[np.ndarray, "..."], sharding: Sharding) -> Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    # `device_put` would have all processes compare what they hold, byte by byte.
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def own_rows(array: Shaped[Array, "B ..."]) -> tuple[Int[np.ndarray, " n"], np.ndarray]:
+    """The rows of a global array that this process is to write, and their numbers.
+
+    Every row is given to one process, whatever the mesh and the order of its devices. Axes but
+    the first must be whole.
+    """
+    numbers, rows = [np.zeros(0, np.int64)], [np.zeros((0, *array.shape[1:]), array.dtype)]
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            numbers.append(np.arange(array.shape[0])[shard.index[0]])
+            rows.append(np.asarray(shard.data))
+    order = np.argsort(np.concatenate(numbers))
+    return np.concatenate(numbers)[order], np.concatenate(rows)[order]

@@ -1,8 +1,22 @@
+import importlib.util
+import pathlib
+
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from rae_jax.sharding.mesh import make_mesh
-from rae_jax.sharding.processes import agreed, global_batch, is_main_process, wait_for_all
+from rae_jax.sharding import processes
+from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
+from rae_jax.sharding.processes import (
+    agreed,
+    from_main,
+    global_batch,
+    is_main_process,
+    own_rows,
+    place,
+    wait_for_all,
+)
 
 
 def test_batch_is_cut_over_data_and_fsdp():
@@ -27,3 +41,81 @@ def test_one_process_is_the_main_one_and_agrees_with_itself():
     assert agreed(True)
     assert not agreed(False)
     wait_for_all("test")
+    assert from_main(np.arange(3)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)])
+def test_every_row_is_written_once(sizes):
+    rows = np.arange(8 * 3, dtype=np.uint8).reshape(8, 3)
+    mesh = make_mesh(*sizes)
+    for sharding in (batch_sharding(mesh), replicated(mesh)):
+        numbers, own = own_rows(place(rows, sharding))
+        assert numbers.tolist() == list(range(8))
+        np.testing.assert_array_equal(own, rows)
+
+
+def test_trees_are_placed_leaf_by_leaf():
+    mesh = make_mesh(data=2, fsdp=4)
+    tree = {"a": np.ones((8, 2), np.float32), "b": np.zeros(3, np.int32)}
+    shardings = {"a": NamedSharding(mesh, PartitionSpec("fsdp")), "b": replicated(mesh)}
+    placed = place(tree, shardings)
+    assert {name: leaf.sharding for name, leaf in placed.items()} == shardings
+    jax.tree.map(np.testing.assert_array_equal, placed, tree)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Arguments of the calls that would join processes, which none does here."""
+    calls = []
+    for name in ("SLURM_STEP_NUM_TASKS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+def test_a_single_process_stays_alone(joined):
+    processes.start()
+    assert joined == []
+
+
+def test_processes_are_joined_as_they_are_told(joined):
+    processes.start("node0:1234", 2, 0)
+    assert joined == [("node0:1234", 2, 0)]
+
+
+def test_tasks_of_a_slurm_step_find_each_other(joined, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    processes.start()
+    assert joined == []
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    processes.start()
+    assert joined == [()]
+
+
+def test_hosts_of_a_tpu_slice_find_each_other(joined, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(
+        pathlib.Path, "glob", lambda folder, pattern: iter([folder] if pattern == "accel*" else [])
+    )
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    processes.start()
+    assert joined == []
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    processes.start()
+    assert joined == [()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("node0:1234", None, 0), "must be given together; missing: num_processes$"),
+        ((None, 2, None), "together; missing: coordinator_address, process_id$"),
+        (("node0", 2, 0), "coordinator_address must be 'host:port', .* got 'node0'"),
+        (("node0:1234", 2, 2), "at least 0 and below num_processes = 2, got 2"),
+        (("node0:1234", 0, 0), "at least 0 and below num_processes = 0, got 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(joined, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processes.start(*arguments)
+    assert joined == []
