@@ -17,7 +17,9 @@ from rae_jax.data import pipeline, transforms
 from rae_jax.data.sources.base import Source
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder
+from rae_jax.diffusion.guidance import Guidance
 from rae_jax.diffusion.losses import FlowMatching
+from rae_jax.diffusion.ode import Flow
 from rae_jax.diffusion.paths import PATHS
 from rae_jax.diffusion.sampler import Sampler
 from rae_jax.diffusion.time_grids import sampling_interval, time_grid
@@ -312,12 +314,9 @@ def sampler(
     )
     return Sampler(
         latent_shape,
-        transport.path,
-        transport.prediction,
         tuple(float(t) for t in grid),
-        method=config.method,
-        guidance_scale=guidance.scale if guidance.method == "classifier_free" else 1.0,
-        guidance_interval=guidance.interval,
+        Flow(transport.path, transport.prediction, config.method),
+        Guidance(guidance.method, guidance.scale, guidance.interval),
     )
 
 
@@ -401,6 +400,52 @@ def restored_denoiser(
     definition, params, buffers = split(empty, nnx.Param, Buffer)
     step, *trees = restore_model(workdir, params, buffers, weights=weights)
     return step, definition, (trees[0], trees[1])
+
+
+def restored_guide(
+    config: schema.GuidanceConfig,
+    checkpoint: str,
+    stage2: schema.Stage2Config,
+    latent_shape: tuple[int, int, int],
+) -> tuple[Definition[Any], tuple[Tree, Tree]] | None:
+    """The weaker denoiser that autoguidance asks for; None for other guidance.
+
+    Args:
+        config: Guidance; names the guide's run.
+        checkpoint: Work folder of the denoiser that is guided.
+        stage2: Its settings.
+        latent_shape: (h, w, C) of the latents.
+
+    Raises:
+        FileNotFoundError: No run there.
+        ValueError: The guide is of other latents, classes or predictions; or classifier-free
+            guidance is asked of a denoiser without a null label.
+    """
+    if config.method == "classifier_free" and not stage2.label_dropout:
+        raise ValueError(
+            f"the denoiser in {checkpoint} was trained without label dropout and has no null "
+            "label; set guidance.method to 'none' or 'autoguidance'"
+        )
+    if config.method != "autoguidance":
+        return None
+    guide = schema.parse(schema.Stage2Config, require_kind(config.checkpoint, STAGE2))
+    folders = config.checkpoint, checkpoint
+    frozen = [read_metadata(checkpoint_folder(folder)).get("frozen", {}) for folder in folders]
+    for name, guides, ours in (
+        ("transport.path", guide.transport.path, stage2.transport.path),
+        ("transport.prediction", guide.transport.prediction, stage2.transport.prediction),
+        ("denoiser.num_classes", guide.denoiser.num_classes, stage2.denoiser.num_classes),
+        *((part, *(noted.get(part) for noted in frozen)) for part in ("encoder", "normalization")),
+    ):
+        if guides != ours:
+            raise ValueError(
+                f"the guide in {config.checkpoint} must have the {name} of the denoiser in "
+                f"{checkpoint}, {ours}, got {guides}; name another run in guidance.checkpoint"
+            )
+    _, definition, weights = restored_denoiser(
+        config.checkpoint, guide, latent_shape, weights=config.weights
+    )
+    return definition, weights
 
 
 def restore_model(

@@ -163,7 +163,7 @@ def sample_once(config: schema.SamplingConfig, stage2: schema.Stage2Config) -> N
     index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     images = jax.eval_shape(
         Generator(definition, autoencoder_definition, sampler),
-        tuple(weights),
+        {"denoiser": tuple(weights)},
         frozen,
         jax.eval_shape(jax.random.key, 0),
         index,

@@ -308,13 +308,24 @@ class SamplerConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuidanceConfig(Section):
-    """Guidance; `interval` is the closed range of t in which it acts."""
+    """Guidance: away from what a worse prediction says.
+
+    Attributes:
+        method: "classifier_free": away from the denoiser's prediction without a label.
+            "autoguidance": away from the prediction of a weaker denoiser.
+        scale: 1 is no guidance.
+        interval: Closed range of t in which guidance acts.
+        checkpoint: Work folder of the stage-2 run of the weaker denoiser, for "autoguidance".
+        weights: Which of its weights, averaged or last.
+    """
 
     not_negative = ("scale",)
 
-    method: Literal["none", "classifier_free"] = "none"
+    method: Literal["none", "classifier_free", "autoguidance"] = "none"
     scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
+    checkpoint: str = ""
+    weights: Literal["ema", "raw"] = "ema"
 
     def __post_init__(self) -> None:
         """See base."""
@@ -322,6 +333,9 @@ class GuidanceConfig(Section):
         low, high = self.interval
         self.require("interval", 0 <= low <= high <= 1, "be (low, high) with 0 <= low <= high <= 1")
         if self.method == "none":
-            self.require("scale", self.scale == 1, "be 1 for method 'none'; set method too")
-            full = self.interval == (0.0, 1.0)
-            self.require("interval", full, "be (0.0, 1.0) for method 'none'; set method too")
+            self.require_defaults(("scale", "interval"), "for method 'none'; set method too")
+        if self.method != "autoguidance":
+            advice = f"for method {self.method!r}; only 'autoguidance' reads it"
+            self.require_defaults(("checkpoint", "weights"), advice)
+        else:
+            self.require("checkpoint", bool(self.checkpoint), "name a stage-2 run")

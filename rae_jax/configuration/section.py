@@ -45,6 +45,18 @@ class Section:
         if not holds:
             raise ConfigError(f"{name} must {must}, got {getattr(self, name)!r}")
 
+    def require_defaults(self, names: Iterable[str], where: str) -> None:
+        """Raises ConfigError unless these fields, which nothing reads here, are at their defaults.
+
+        Args:
+            names: The fields.
+            where: Ends the message: when nothing reads them, and what to do.
+        """
+        for field in dataclasses.fields(self):
+            if field.name in names:
+                same = getattr(self, field.name) == field.default
+                self.require(field.name, same, f"be {field.default!r} {where}")
+
     def amount(self, name: str) -> float:
         """Number in the duration of field `name`, in its own unit."""
         try:

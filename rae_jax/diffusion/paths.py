@@ -10,13 +10,13 @@ import math
 
 import jax.numpy as jnp
 
-from rae_jax.typing import Array, Float
+from rae_jax.typing import Array, Float, Shaped
 
 Times = Float[Array, "*batch"]
 """One time for all samples (shape []) or one per sample (shape [B])."""
 
 
-def spread(values: Times, latents: Float[Array, "B h w C"]) -> Array:
+def spread(values: Shaped[Array, "*batch"], latents: Float[Array, "B h w C"]) -> Array:
     """`values` in a shape that broadcasts over `latents`, whether one or one per sample."""
     return values.reshape(values.shape + (1,) * (latents.ndim - 1)) if values.ndim else values
 

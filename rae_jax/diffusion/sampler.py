@@ -1,19 +1,39 @@
 """From noise to latents: a denoiser, guidance, a grid of times and an integrator put together."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rae_jax.diffusion import guidance
-from rae_jax.diffusion.ode import METHODS, integrate
-from rae_jax.diffusion.paths import Path
-from rae_jax.diffusion.predictions import to_velocity
+from rae_jax.diffusion.guidance import Guidance, Network
+from rae_jax.diffusion.ode import Drift, Flow
+from rae_jax.diffusion.sde import Process, step_noise
 from rae_jax.typing import Array, Float, Int, Key
 
-Predict = Callable[[Array, Array, Array], Array]
-"""(noisy latents [B, h, w, C], t [B], labels [B]) -> prediction [B, h, w, C]."""
+_STEPS = jnp.iinfo(jnp.uint32).max
+"""In the place of a sample's number: key of the noise of stochastic steps."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What is needed of a model, see `models.denoisers.base.Denoiser`."""
+
+    @property
+    def null_label(self) -> int | None:
+        """Label that stands for none; None if there is none."""
+        ...
+
+    def __call__(
+        self,
+        noisy_latents: Float[Array, "B h w C"],
+        t: Float[Array, " B"],
+        labels: Int[Array, " B"],
+    ) -> Any:
+        """An object whose `prediction` is shaped like the latents."""
+        ...
 
 
 def sample_noise(
@@ -33,70 +53,95 @@ class Sampler:
 
     Attributes:
         latent_shape: (h, w, C).
-        path: Path of the transport.
-        prediction: What the denoiser predicts.
         times: Grid from noise to clean.
-        method: Integrator, see `ode.METHODS`.
-        guidance_scale: Of classifier-free guidance; 1 for none.
-        guidance_interval: Closed range of t in which guidance acts.
+        integrator: What is done along the grid: `Flow`, or `Process` with fresh noise in each step.
+        guidance: Guidance.
     """
 
     latent_shape: tuple[int, int, int]
-    path: Path
-    prediction: str
     times: tuple[float, ...]
-    method: str = "euler"
-    guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    integrator: Flow | Process = Flow()
+    guidance: Guidance = Guidance()
 
     def __post_init__(self) -> None:
-        """Rejects an unknown method, and one that asks for a velocity where there is none."""
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {tuple(METHODS)}, got {self.method!r}")
-        ends_on_zero = self.times[-1] == 0 and METHODS[self.method].nodes[-1] == 1
-        if self.prediction == "clean" and ends_on_zero:
-            raise ValueError(
-                f"a clean prediction has no velocity at t = 0, where {self.method} evaluates it; "
-                'use "euler" or the final step "grid"'
-            )
+        """Rejects an integrator that is undefined somewhere on the grid."""
+        self.integrator.require_defined(self._grid)
+
+    @property
+    def _grid(self) -> Float[np.ndarray, " T"]:
+        return np.asarray(self.times, np.float32)
 
     def __call__(
         self,
-        predict: Predict,
-        null_label: int | None,
+        model: Denoiser,
         key: Key[Array, ""],
         index: Int[Array, " B"],
         labels: Int[Array, " B"],
+        *,
+        guide: Denoiser | None = None,
+        guidance_scale: Float[Array, " B"] | None = None,
     ) -> Float[Array, "B h w C"]:
         """Latents of the samples number `index` with their labels.
 
         Args:
-            predict: The denoiser.
-            null_label: Label that stands for none; unguided samples need none.
+            model: The denoiser.
             key: Of the noise of all samples.
             index: Number of each sample.
             labels: Class of each sample.
+            guide: The weaker denoiser of autoguidance.
+            guidance_scale: One scale per sample, in place of the sampler's one for all.
+
+        Raises:
+            ValueError: Guidance lacks what it needs: the denoiser a null label, autoguidance a
+                guide; or a scale or guide is given that nothing would use.
         """
-
-        def velocity(latents: Array, t: Array, labels: Array) -> Array:
-            value = predict(latents, t, labels)
-            return to_velocity(value, self.prediction, latents, self.path, t)
-
-        if self.guidance_scale == 1:
-            drift = guidance.unguided(velocity, labels)
-        elif null_label is None:
-            raise ValueError(
-                "classifier-free guidance needs a null label; the denoiser has none, as it was "
-                "trained without label dropout"
-            )
-        else:
-            drift = guidance.classifier_free(
-                velocity,
-                labels,
-                null_label,
-                scale=self.guidance_scale,
-                interval=self.guidance_interval,
-            )
+        predict = self._predictions(model, guide, labels, guidance_scale)
         noise = sample_noise(key, index, self.latent_shape)
-        times = np.asarray(self.times, np.float32)
-        return integrate(drift, noise, times, method=self.method)
+        fresh = step_noise(jax.random.fold_in(key, _STEPS), index, self.latent_shape)
+        return self.integrator.integrate(predict, noise, self._grid, fresh)
+
+    def _predictions(
+        self,
+        model: Denoiser,
+        guide: Denoiser | None,
+        labels: Int[Array, " B"],
+        guidance_scale: Float[Array, " B"] | None,
+    ) -> Drift:
+        """The denoiser's predictions for these labels, guided as asked."""
+        method, interval = self.guidance.method, self.guidance.interval
+        self._require_used(guide, guidance_scale)
+        scale = self.guidance.scale if guidance_scale is None else guidance_scale
+        if method == "none":
+            return guidance.unguided(_network(model), labels)
+        if method == "classifier_free":
+            if model.null_label is None:
+                raise ValueError(
+                    "classifier-free guidance needs a null label; the denoiser has none, as it was "
+                    "trained without label dropout"
+                )
+            return guidance.classifier_free(
+                _network(model), labels, model.null_label, scale=scale, interval=interval
+            )
+        if guide is None:
+            raise ValueError("autoguidance needs a second, weaker denoiser; give the sampler one")
+        return guidance.autoguidance(
+            _network(model), _network(guide), labels, scale=scale, interval=interval
+        )
+
+    def _require_used(
+        self, guide: Denoiser | None, guidance_scale: Float[Array, " B"] | None
+    ) -> None:
+        method = self.guidance.method
+        if guide is not None and method != "autoguidance":
+            raise ValueError(
+                f"only autoguidance uses a guide, guidance is {method!r}; leave it out"
+            )
+        if guidance_scale is not None and method == "none":
+            raise ValueError(
+                "a guidance scale per sample needs a guidance method, got 'none'; set "
+                "guidance.method or leave the scales out"
+            )
+
+
+def _network(model: Denoiser) -> Network:
+    return lambda latents, t, labels: model(latents, t, labels).prediction

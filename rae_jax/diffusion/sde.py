@@ -150,7 +150,7 @@ class Process:
             ValueError: The diffusion is negative or infinite somewhere on the grid, or there is a
                 last step and no time left for it.
         """
-        self._require_defined(times)
+        self.require_defined(times)
         ends_on_zero = self.method == "heun" and times[-1] == 0
         state, states = latents.astype(jnp.float32), []
         pairs = jnp.stack([jnp.asarray(times[:-1]), jnp.asarray(times[1:])], axis=1)
@@ -174,7 +174,8 @@ class Process:
             return state
         return jnp.concatenate([kept, *(extra[None] for extra in states)])
 
-    def _require_defined(self, times: np.ndarray) -> None:
+    def require_defined(self, times: Float[np.ndarray, " T"]) -> None:
+        """Raises ValueError if the process is undefined on the grid, see `integrate`."""
         if self.last_step != "none" and times[-1] == 0:
             raise ValueError(
                 f"the last step {self.last_step!r} needs a grid that ends above 0; end it at the "

@@ -146,13 +146,17 @@ class _Restored:
         self.step, definition, weights = build.restored_denoiser(
             config.checkpoint, stage2, latent_shape, weights=config.weights
         )
+        models = {"denoiser": weights}
+        guide = build.restored_guide(config.guidance, config.checkpoint, stage2, latent_shape)
+        if guide is not None:
+            models["guide"] = guide[1]
         autoencoder_definition, frozen = split(autoencoder)
         transport = build.flow_matching(stage2.transport, latent_shape)
         sampler = build.sampler(transport, latent_shape, config.sampler, config.guidance)
-        function = Generator(definition, autoencoder_definition, sampler)
+        function = Generator(definition, autoencoder_definition, sampler, guide and guide[0])
         self._function = jax.jit(function, out_shardings=replicated(self.mesh))
         whole = replicated(self.mesh)
-        self._arguments = jax.device_put((weights, frozen), whole)
+        self._arguments = jax.device_put((models, frozen), whole)
         key = jax.random.fold_in(jax.random.key(jnp.uint32(config.seed)), _NOISE)
         self._key = jax.device_put(key, whole)
 

@@ -87,7 +87,7 @@ def make_job(config: Stage2Config) -> Job:
     key = addressed_key(config.seed, PREVIEWS)
 
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
-        weights = state.ema, state.buffers
+        weights = {"denoiser": (state.ema, state.buffers)}
         images = generate(weights, frozen, key, jnp.asarray(index), jnp.asarray(labels))
         for writer in writers:
             writer.images(step, "samples", grid(np.asarray(images), columns=8))

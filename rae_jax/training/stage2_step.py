@@ -79,6 +79,8 @@ class Stage2Step:
         """Flow-matching loss of one batch."""
         label_key, loss_key = jax.random.split(key)
         if self.label_dropout > 0:
+            if denoiser.null_label is None:
+                raise ValueError("label dropout needs a denoiser with a null label")
             # Per sample, as times and noise are, so that they do not depend on the batch.
             keys = jax.vmap(jax.random.fold_in, (None, 0))(label_key, jnp.arange(labels.shape[0]))
             drop = functools.partial(jax.random.bernoulli, p=self.label_dropout)

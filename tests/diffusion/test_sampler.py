@@ -3,19 +3,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rae_jax.diffusion.ode import METHODS
+from rae_jax.diffusion.guidance import Guidance
+from rae_jax.diffusion.ode import METHODS, Flow
 from rae_jax.diffusion.paths import PATHS, LinearPath
 from rae_jax.diffusion.sampler import Sampler, sample_noise
 from rae_jax.diffusion.time_grids import sampling_interval, time_grid
+from rae_jax.models.denoisers.base import DenoiserOutput
 
 SHAPE, KEY = (3, 5, 4), jax.random.key(0)
 LABELS = jnp.array([2, 0])
 
 
-def sampler(prediction="velocity", path="linear", num_steps=9, final_step="grid", **changes):
+class Known:
+    """A denoiser made of a function of (latents, t, labels)."""
+
+    null_label = 3
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, noisy_latents, t, labels):
+        return DenoiserOutput(self.function(noisy_latents, t, labels))
+
+
+def sampler(
+    prediction="velocity", path="linear", num_steps=9, final_step="grid", method="euler", **changes
+):
     interval = sampling_interval(PATHS[path], prediction)
     grid = time_grid(num_steps, interval=interval, final_step=final_step)
-    return Sampler(SHAPE, PATHS[path], prediction, tuple(map(float, grid)), **changes)
+    flow = Flow(PATHS[path], prediction, method)
+    return Sampler(SHAPE, tuple(map(float, grid)), flow, **changes)
 
 
 def test_noise_depends_on_key_and_number_alone():
@@ -38,7 +55,7 @@ def one_point(prediction, path):
         score = -noise / path.sigma(t)
         return {"velocity": velocity, "noise": noise, "score": score, "clean": clean}[prediction]
 
-    return predict
+    return Known(predict)
 
 
 @pytest.mark.parametrize("path", ["linear", "gvp"])
@@ -46,7 +63,7 @@ def one_point(prediction, path):
 def test_every_prediction_leads_to_the_data(prediction, path):
     sample = sampler(prediction, path, 200, method="midpoint")
     predict = one_point(prediction, PATHS[path])
-    latents = jax.jit(lambda: sample(predict, 3, KEY, jnp.arange(2), LABELS))()
+    latents = jax.jit(lambda: sample(predict, KEY, jnp.arange(2), LABELS))()
     expected = np.cos([2.0, 0.0])[:, None, None, None]
     # At the last time, 1e-3, that share of the noise is left.
     np.testing.assert_allclose(latents, np.broadcast_to(expected, latents.shape), atol=0.02)
@@ -54,15 +71,15 @@ def test_every_prediction_leads_to_the_data(prediction, path):
 
 def test_samples_do_not_depend_on_their_batch():
     sample, predict = sampler(), one_point("velocity", LinearPath())
-    both = sample(predict, 3, KEY, jnp.array([7, 8]), LABELS)
-    alone = sample(predict, 3, KEY, jnp.array([8]), LABELS[1:])
+    both = sample(predict, KEY, jnp.array([7, 8]), LABELS)
+    alone = sample(predict, KEY, jnp.array([8]), LABELS[1:])
     np.testing.assert_allclose(both[1:], alone, rtol=0, atol=1e-6)
 
 
 def test_guidance_goes_away_from_the_null_label():
     predict = one_point("velocity", LinearPath())
     plain, guided = (
-        sampler(guidance_scale=scale)(predict, 3, KEY, jnp.arange(2), LABELS)
+        sampler(guidance=Guidance("classifier_free", scale))(predict, KEY, jnp.arange(2), LABELS)
         for scale in (1.0, 2.0)
     )
     conditional, null = np.cos([2.0, 0.0]), np.cos(3.0)
@@ -74,7 +91,7 @@ def test_guidance_goes_away_from_the_null_label():
 @pytest.mark.parametrize("prediction", ["velocity", "noise", "score"])
 def test_the_last_step_may_end_on_zero(prediction, method):
     sample = sampler(prediction, final_step="zero", method=method)
-    latents = sample(lambda x, t, labels: -x, 3, KEY, jnp.arange(2), LABELS)
+    latents = sample(Known(lambda x, t, labels: -x), KEY, jnp.arange(2), LABELS)
     assert np.all(np.isfinite(latents))
 
 
@@ -85,7 +102,7 @@ def test_clean_predictions_are_not_asked_at_zero(method):
             sampler("clean", final_step="zero", method=method)
         return
     sample = sampler("clean", final_step="zero", method=method)
-    latents = sample(lambda x, t, labels: -x, 3, KEY, jnp.arange(2), LABELS)
+    latents = sample(Known(lambda x, t, labels: -x), KEY, jnp.arange(2), LABELS)
     assert np.all(np.isfinite(latents))
 
 

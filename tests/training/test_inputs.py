@@ -85,7 +85,7 @@ def test_without_label_dropout_there_is_no_null_label(runs):
 @pytest.mark.parametrize(
     "cls, values, message",
     [
-        (schema.SamplingConfig, {"guidance": {"scale": 3.0}}, "scale must be 1 for method 'none'"),
+        (schema.SamplingConfig, {"guidance": {"scale": 3.0}}, "must be 1.0 for method 'none'"),
         (schema.Stage1Config, {"data": {"source": "digits", "path": "photos"}}, "data.path must"),
         (schema.Stage1Config, {"autoencoder": {"checkpoint": "runs/a"}}, "checkpoint must be ''"),
         (schema.StatisticsConfig, {"autoencoder": {"statistics": "a"}}, "statistics must be ''"),

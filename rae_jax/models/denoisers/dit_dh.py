@@ -11,75 +11,46 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rae_jax.layers.adaln_block import AdaLNBlock, AdaLNOutput, BlockStyle
+from rae_jax.layers.adaln_block import AdaLNBlock, AdaLNOutput
 from rae_jax.layers.condition_embeddings import GaussianFourierEmbedding, LabelEmbedding
 from rae_jax.layers.functional import Buffer
 from rae_jax.layers.linear import torch_linear
 from rae_jax.layers.patch_embedding import PatchEmbedding
-from rae_jax.layers.stack import scan_layers, stack_layers
-from rae_jax.models.denoisers.base import (
-    DenoiserOutput,
-    require_heads,
-    require_latents,
-    require_null_label,
-    rotary_of,
-    token_grid,
-)
+from rae_jax.layers.stack import stack_layers
+from rae_jax.models.denoisers.base import DenoiserOutput, DenoiserSizes, TransformerDenoiser
 from rae_jax.ops.patches import unpatchify
 from rae_jax.ops.positions import sincos_2d
 from rae_jax.typing import Array, DTypeLike, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
-class DiTDHConfig:
+class DiTDHConfig(DenoiserSizes):
     """Sizes and choices of a DiTDH.
 
     Attributes:
-        latent_shape: (h, w, C) of the latents.
-        patch_size: Side of the square of latents that becomes one token.
         backbone_hidden_size: Width of the backbone.
         backbone_depth: Blocks of the backbone.
         backbone_num_heads: Attention heads of the backbone.
         head_hidden_size: Width of the head.
         head_depth: Blocks of the head.
         head_num_heads: Attention heads of the head.
-        num_classes: Labels.
-        has_null_label: Whether the label table has one more row, for no label. Published models
-            trained without label dropout lack it, and cannot be guided by it.
-        style: Choices that all blocks share.
-        use_rope: Rotary positions on all tokens.
         use_position_embedding: Add fixed sine-cosine positions to the backbone's tokens.
     """
 
-    latent_shape: tuple[int, int, int]
-    patch_size: int = 1
     backbone_hidden_size: int = 1152
     backbone_depth: int = 28
     backbone_num_heads: int = 16
     head_hidden_size: int = 2048
     head_depth: int = 2
     head_num_heads: int = 16
-    num_classes: int = 1000
-    has_null_label: bool = True
-    style: BlockStyle = BlockStyle()
-    use_rope: bool = True
     use_position_embedding: bool = True
 
     def __post_init__(self) -> None:
         """Rejects sizes that do not fit together."""
-        token_grid(self.latent_shape, self.patch_size)
-        require_heads(
-            "backbone_hidden_size",
-            self.backbone_hidden_size,
-            self.backbone_num_heads,
-            self.use_rope,
-        )
-        require_heads("head_hidden_size", self.head_hidden_size, self.head_num_heads, self.use_rope)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return token_grid(self.latent_shape, self.patch_size)
+        super().__post_init__()
+        for part in ("backbone", "head"):
+            name = f"{part}_hidden_size"
+            self.require_heads(name, getattr(self, name), getattr(self, f"{part}_num_heads"))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -91,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Published sizes, as keyword arguments of `DiTDHConfig`; the head is its default."""
 
 
-class DiTDH(nnx.Module):
+class DiTDH(TransformerDenoiser):
     """Predicts from noisy latents, time and label.
 
     The backbone turns the noisy latents into a state per token, s = silu(t + tokens); the head
@@ -153,21 +124,6 @@ class DiTDH(nnx.Module):
             rngs,
         )
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(h, w, C) of the latents."""
-        return self.config.latent_shape
-
-    @property
-    def null_label(self) -> int:
-        """Label that stands for none: the last row of the table.
-
-        Raises:
-            ValueError: The table has no such row.
-        """
-        require_null_label(self.config.has_null_label)
-        return self.config.num_classes
-
     def __call__(
         self,
         noisy_latents: Float[Array, "B h w C"],
@@ -209,12 +165,6 @@ class DiTDH(nnx.Module):
         patches = self.output(self._run("head", tokens, condition), condition)
         return DenoiserOutput(unpatchify(patches, self.config.grid, self.config.patch_size))
 
-    def _embed(
-        self, noisy_latents: Float[Array, "B h w C"], embedding: PatchEmbedding
-    ) -> Float[Array, "B N D"]:
-        require_latents(noisy_latents, self.config.latent_shape)
-        return embedding(noisy_latents).astype(jnp.float32)
-
     def _run(
         self,
         part: str,
@@ -224,13 +174,6 @@ class DiTDH(nnx.Module):
         keep_outputs: bool = False,
     ) -> Any:
         """The blocks of the backbone or the head."""
-        head_dim = tokens.shape[-1] // getattr(self.config, f"{part}_num_heads")
-        rotary = rotary_of(self.config.grid, head_dim) if self.config.use_rope else None
-        return scan_layers(
-            lambda tokens, block: block(tokens, condition, rotary),
-            getattr(self, part),
-            tokens,
-            unroll=self.unroll,
-            remat=self.remat,
-            keep_outputs=keep_outputs,
-        )
+        num_heads = getattr(self.config, f"{part}_num_heads")
+        blocks = getattr(self, part)
+        return self._scan(blocks, num_heads, tokens, condition, keep_outputs=keep_outputs)

@@ -9,66 +9,42 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from rae_jax.layers.adaln_block import AdaLNBlock, AdaLNOutput, BlockStyle
+from rae_jax.layers.adaln_block import AdaLNBlock, AdaLNOutput
 from rae_jax.layers.condition_embeddings import GaussianFourierEmbedding, LabelEmbedding
 from rae_jax.layers.functional import Buffer
 from rae_jax.layers.linear import xavier_linear
 from rae_jax.layers.patch_embedding import PatchEmbedding
-from rae_jax.layers.stack import scan_layers, stack_layers
-from rae_jax.models.denoisers.base import (
-    DenoiserOutput,
-    require_heads,
-    require_latents,
-    require_null_label,
-    rotary_of,
-    token_grid,
-)
+from rae_jax.layers.stack import stack_layers
+from rae_jax.models.denoisers.base import DenoiserOutput, DenoiserSizes, TransformerDenoiser
 from rae_jax.ops.patches import unpatchify
 from rae_jax.ops.positions import sincos_2d
 from rae_jax.typing import Array, DTypeLike, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
-class LightningDiTConfig:
-    """Sizes and choices of a LightningDiT.
+class LightningDiTConfig(DenoiserSizes):
+    """Sizes and choices of a LightningDiT; fixed sine-cosine positions are always added.
 
     Attributes:
-        latent_shape: (h, w, C) of the latents.
-        patch_size: Side of the square of latents that becomes one token.
         hidden_size: Width of the tokens.
         depth: Number of blocks.
         num_heads: Attention heads.
-        num_classes: Labels.
-        has_null_label: Whether the label table has one more row, for no label.
-        style: Choices that all blocks share.
-        use_rope: Rotary positions, besides the fixed sine-cosine ones.
         has_sigma: The output has twice the channels, of which the second half is dropped, as in
             some published files.
     """
 
-    latent_shape: tuple[int, int, int]
-    patch_size: int = 1
     hidden_size: int = 1152
     depth: int = 28
     num_heads: int = 16
-    num_classes: int = 1000
-    has_null_label: bool = True
-    style: BlockStyle = BlockStyle()
-    use_rope: bool = True
     has_sigma: bool = False
 
     def __post_init__(self) -> None:
         """Rejects sizes that do not fit together."""
-        token_grid(self.latent_shape, self.patch_size)
-        require_heads("hidden_size", self.hidden_size, self.num_heads, self.use_rope)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        return token_grid(self.latent_shape, self.patch_size)
+        super().__post_init__()
+        self.require_heads("hidden_size", self.hidden_size, self.num_heads)
 
 
-class LightningDiT(nnx.Module):
+class LightningDiT(TransformerDenoiser):
     """Predicts from noisy latents, time and label.
 
     Initialisation: kernels xavier-uniform with zero bias, kernels of the time MLP and label table
@@ -113,21 +89,6 @@ class LightningDiT(nnx.Module):
         out = patch**2 * channels * (2 if config.has_sigma else 1)
         self.output = AdaLNOutput(width, out, style, dtype=dtype, rngs=rngs)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(h, w, C) of the latents."""
-        return self.config.latent_shape
-
-    @property
-    def null_label(self) -> int:
-        """Label that stands for none: the last row of the table.
-
-        Raises:
-            ValueError: The table has no such row.
-        """
-        require_null_label(self.config.has_null_label)
-        return self.config.num_classes
-
     def __call__(
         self,
         noisy_latents: Float[Array, "B h w C"],
@@ -142,7 +103,7 @@ class LightningDiT(nnx.Module):
             labels: Classes, or `null_label`; the prediction is NaN for any other.
         """
         condition = self._condition(t, labels)
-        patches = self.output(self._run(self._embed(noisy_latents), condition), condition)
+        patches = self.output(self._run(self._tokens(noisy_latents), condition), condition)
         grown = unpatchify(patches, self.config.grid, self.config.patch_size)
         return DenoiserOutput(grown[..., : self.config.latent_shape[2]])
 
@@ -150,10 +111,8 @@ class LightningDiT(nnx.Module):
         time = self.time_embedding(t).astype(jnp.float32)
         return (time + self.label_embedding(labels))[:, None]
 
-    def _embed(self, noisy_latents: Float[Array, "B h w C"]) -> Float[Array, "B N D"]:
-        require_latents(noisy_latents, self.config.latent_shape)
-        tokens = self.embedding(noisy_latents).astype(jnp.float32)
-        return tokens + self.position_table[...][None]
+    def _tokens(self, noisy_latents: Float[Array, "B h w C"]) -> Float[Array, "B N D"]:
+        return self._embed(noisy_latents, self.embedding) + self.position_table[...][None]
 
     def _run(
         self,
@@ -162,14 +121,5 @@ class LightningDiT(nnx.Module):
         *,
         keep_outputs: bool = False,
     ) -> Any:
-        config = self.config
-        head_dim = config.hidden_size // config.num_heads
-        rotary = rotary_of(config.grid, head_dim) if config.use_rope else None
-        return scan_layers(
-            lambda tokens, block: block(tokens, condition, rotary),
-            self.blocks,
-            tokens,
-            unroll=self.unroll,
-            remat=self.remat,
-            keep_outputs=keep_outputs,
-        )
+        num_heads = self.config.num_heads
+        return self._scan(self.blocks, num_heads, tokens, condition, keep_outputs=keep_outputs)
