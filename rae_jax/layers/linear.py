@@ -33,6 +33,25 @@ def xavier_linear(
     )
 
 
+def normal_linear(
+    in_features: int,
+    out_features: int,
+    *,
+    use_bias: bool = True,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """Kernel N(0, 0.02²), bias zero: the rule of BERT and of DINOv2."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        use_bias=use_bias,
+        kernel_init=jax.nn.initializers.normal(0.02),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 def torch_linear(
     in_features: int,
     out_features: int,

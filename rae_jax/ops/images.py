@@ -1,8 +1,8 @@
 """Value ranges and sizes of images.
 
-The resizing functions give what torch's `interpolate` gives with `align_corners=False` and without
-antialiasing. `jax.image.resize` has another cubic coefficient (-0.5 for torch's -0.75), so the
-weights are built here.
+The resizing functions give what torch's `interpolate` gives with `align_corners=False`.
+`jax.image.resize` treats borders and coordinates otherwise, and its cubic coefficient is -0.5 where
+torch without antialias has -0.75, so the weights are built here.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import numpy as np
 from rae_jax.typing import Array, Float, UInt8
 
 _CUBIC = -0.75
+_CUBIC_ANTIALIASED = -0.5
 
 
 def to_float(images: UInt8[Array, "*batch H W C"]) -> Float[Array, "*batch H W C"]:
@@ -69,19 +70,29 @@ def _scatter(
     return matrix.astype(np.float32)
 
 
+def _cubic(distance: np.ndarray, coefficient: float) -> np.ndarray:
+    """The cubic convolution kernel (Keys 1981), zero from distance 2 on."""
+    distance = np.abs(distance)
+    near = ((coefficient + 2) * distance - (coefficient + 3)) * distance**2 + 1
+    far = coefficient * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
+
+
 def _cubic_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
     coordinates = _source_coordinates(size, new_size)
     floor = np.floor(coordinates)
     fraction = (coordinates - floor).astype(np.float64)
-
-    def near(distance: np.ndarray) -> np.ndarray:
-        return ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-
-    def far(distance: np.ndarray) -> np.ndarray:
-        return _CUBIC * (((distance - 5) * distance + 8) * distance - 4)
-
-    taps = (far(1 + fraction), near(fraction), near(1 - fraction), far(2 - fraction))
+    taps = [_cubic(fraction - offset, _CUBIC) for offset in (-1, 0, 1, 2)]
     return _scatter(floor.astype(np.int64) - 1, taps, size)
+
+
+def _antialiased_cubic_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
+    centres = _source_coordinates(size, new_size).astype(np.float64)[:, None]
+    # When shrinking, the kernel is stretched over the pixels that become one.
+    stretch = max(size / new_size, 1.0)
+    weights = _cubic((np.arange(size) - centres) / stretch, _CUBIC_ANTIALIASED)
+    # What falls off the border is left out, and the rest is weighed up.
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _linear_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
@@ -112,6 +123,17 @@ def resize_bicubic(
     """
     rows = _cubic_weights(images.shape[-3], height)
     return _resample(images, rows, _cubic_weights(images.shape[-2], width))
+
+
+def resize_bicubic_antialiased(
+    images: Float[Array, "*batch H W C"], height: int, width: int
+) -> Float[Array, "*batch {height} {width} C"]:
+    """Bicubic resize as torch's with antialias: coefficient -0.5, border left out.
+
+    Overshoots are kept: values may leave the range of the input.
+    """
+    rows = _antialiased_cubic_weights(images.shape[-3], height)
+    return _resample(images, rows, _antialiased_cubic_weights(images.shape[-2], width))
 
 
 def resize_bilinear(

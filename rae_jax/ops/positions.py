@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rae_jax.ops.images import resize_bicubic
+from rae_jax.ops.images import resize_bicubic, resize_bicubic_antialiased
 from rae_jax.typing import Array, Float
 
 
@@ -37,14 +37,19 @@ def sincos_2d(hidden_size: int, height: int, width: int) -> Float[np.ndarray, "N
 
 
 def resize_position_table(
-    table: Float[Array, "N D"], grid: tuple[int, int], new_grid: tuple[int, int]
+    table: Float[Array, "N D"],
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    antialias: bool = False,
 ) -> Float[Array, "M D"]:
-    """Resamples a learned or stored table to another grid, bicubic without antialias.
+    """Resamples a learned or stored table to another grid, bicubic.
 
     Args:
         table: One row per cell of `grid`, in raster order.
         grid: Rows and columns of the table's own grid.
         new_grid: Rows and columns wanted.
+        antialias: Which of torch's two bicubic filters.
 
     Returns:
         One row per cell of `new_grid`; the table itself if the grids are equal.
@@ -57,5 +62,6 @@ def resize_position_table(
         raise ValueError(f"a {height}x{width} grid needs {height * width} rows: {table.shape}")
     if new_grid == grid:
         return table
-    resized = resize_bicubic(table.reshape(height, width, -1), *new_grid)
+    resize = resize_bicubic_antialiased if antialias else resize_bicubic
+    resized = resize(table.reshape(height, width, -1), *new_grid)
     return resized.reshape(new_grid[0] * new_grid[1], -1)

@@ -10,7 +10,7 @@ from flax import nnx
 from rae_jax.layers.functional import Buffer
 from rae_jax.layers.linear import torch_linear
 from rae_jax.layers.stack import scan_layers, stack_layers
-from rae_jax.layers.vit_block import ViTBlock, layer_norm
+from rae_jax.layers.vit_block import ViTBlock, ViTStyle, layer_norm
 from rae_jax.ops.images import resize_bilinear
 from rae_jax.ops.patches import unpatchify
 from rae_jax.ops.positions import sincos_2d
@@ -87,7 +87,7 @@ class ViTDecoder(nnx.Module):
                 config.num_heads,
                 config.intermediate_size,
                 epsilon=config.layer_norm_eps,
-                linear=torch_linear,
+                style=ViTStyle(linear=torch_linear),
                 dtype=dtype,
                 rngs=layer_rngs,
             ),

@@ -1,9 +1,10 @@
 """Files of MAE encoders as the transformers library writes them."""
 
+import re
 from collections.abc import Iterable
 
-from rae_jax.weights.table import IDENTITY, Rule, WeightTable, conv_patch, squeeze
-from rae_jax.weights.tables.vit_layers import vit_layers
+from rae_jax.weights.table import Rule, WeightTable, squeeze
+from rae_jax.weights.tables.vit_layers import Style, mae_blocks, patch_embedding
 
 
 def mae_prefix(keys: Iterable[str]) -> str:
@@ -11,7 +12,7 @@ def mae_prefix(keys: Iterable[str]) -> str:
     return "vit." if any(key.startswith("vit.") for key in keys) else ""
 
 
-def mae_table(patch_size: int, prefix: str = "") -> WeightTable:
+def mae_table(patch_size: int, prefix: str = "", style: Style = "transformers4") -> WeightTable:
     """Rows of `MAEEncoder`.
 
     The final LayerNorm's affine part, the pixel decoder and its mask token are not used.
@@ -19,15 +20,20 @@ def mae_table(patch_size: int, prefix: str = "") -> WeightTable:
     Args:
         patch_size: Side of a patch.
         prefix: See `mae_prefix`.
+        style: Whose names the blocks have.
     """
     embeddings = prefix + "embeddings."
-    projection = embeddings + "patch_embeddings.projection."
     rules = (
         Rule(embeddings + "cls_token", "class_token", squeeze(2)),
         Rule(embeddings + "position_embeddings", "position_table", squeeze(1)),
-        Rule(projection + "weight", "patch_embedding.projection.kernel", conv_patch(patch_size)),
-        Rule(projection + "bias", "patch_embedding.projection.bias", IDENTITY),
-        *vit_layers(prefix + "encoder.layer"),
+        *patch_embedding(embeddings + "patch_embeddings.projection", patch_size),
+        *mae_blocks(prefix, style),
     )
-    unused = (r"(vit\.)?layernorm\.(weight|bias)", r"decoder\..*", r"mask_token")
+    start = re.escape(prefix)
+    whole = re.escape(prefix.removesuffix("vit."))
+    unused = (
+        rf"({start}|{whole})layernorm\.(weight|bias)",
+        rf"{whole}decoder\..*",
+        rf"{whole}mask_token",
+    )
     return WeightTable(rules, ignored_source=unused)
