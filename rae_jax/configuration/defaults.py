@@ -25,19 +25,22 @@ DECODERS = {
 }
 """Published decoders (bytetriper/RAE, configs/decoder)."""
 
-DENOISERS = {
-    "dit_dh_s": schema.DenoiserConfig(
+DENOISERS: dict[str, schema.DenoiserConfig] = {
+    "dit_dh_s": schema.DiTDHConfig(
         backbone_hidden_size=384, backbone_depth=12, backbone_num_heads=6
     ),
-    "dit_dh_b": schema.DenoiserConfig(
+    "dit_dh_b": schema.DiTDHConfig(
         backbone_hidden_size=768, backbone_depth=12, backbone_num_heads=12
     ),
-    "dit_dh_l": schema.DenoiserConfig(
+    "dit_dh_l": schema.DiTDHConfig(
         backbone_hidden_size=1024, backbone_depth=24, backbone_num_heads=16
     ),
-    "dit_dh_xl": schema.DenoiserConfig(),
+    "dit_dh_xl": schema.DiTDHConfig(),
+    "lightning_dit_b": schema.LightningDiTConfig(hidden_size=768, depth=12, num_heads=12),
+    "lightning_dit_l": schema.LightningDiTConfig(hidden_size=1024, depth=24, num_heads=16),
+    "lightning_dit_xl": schema.LightningDiTConfig(),
 }
-"""Published denoisers (arXiv 2510.11690); all have a head of width 2048 and depth 2."""
+"""Published denoisers (arXiv 2510.11690 and 2501.01423); heads of DiTDH are 2048 wide, 2 deep."""
 
 
 def locked(config: Section) -> Settings:
@@ -85,7 +88,7 @@ def decoder(name: str) -> Settings:
 
 
 def denoiser(name: str) -> Settings:
-    """Section `denoiser` of a published size: "dit_dh_s", "dit_dh_b", "dit_dh_l" or "dit_dh_xl".
+    """Section `denoiser` of a published size, such as "dit_dh_xl"; see `DENOISERS`.
 
     Raises:
         ConfigError: No such size.

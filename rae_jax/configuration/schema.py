@@ -7,23 +7,27 @@ checked when an instance is made; messages begin with the name of the field.
 import dataclasses
 from typing import Literal
 
+from rae_jax.configuration.denoising import (
+    DenoiserConfig,
+    DiTDHConfig,
+    GuidanceConfig,
+    LightningDiTConfig,
+    SamplerConfig,
+    TransportConfig,
+)
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.labels import parse_labels
 from rae_jax.configuration.parts import (
     AutoencoderConfig,
     DataConfig,
     DecoderConfig,
-    DenoiserConfig,
     EncoderConfig,
-    GuidanceConfig,
     LoopConfig,
     LossConfig,
     MeshConfig,
     OptimizerConfig,
-    SamplerConfig,
     ScheduleConfig,
     TransformerConfig,
-    TransportConfig,
 )
 from rae_jax.configuration.section import Section, as_dict, parse
 
@@ -34,8 +38,10 @@ __all__ = [
     "DecoderConfig",
     "DemoConfig",
     "DenoiserConfig",
+    "DiTDHConfig",
     "EncoderConfig",
     "GuidanceConfig",
+    "LightningDiTConfig",
     "LoopConfig",
     "LossConfig",
     "MeshConfig",
@@ -134,7 +140,7 @@ class Stage2Config(Seeded):
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     data: DataConfig = DataConfig(crop="center", horizontal_flip=True)
-    denoiser: DenoiserConfig = DenoiserConfig()
+    denoiser: DenoiserConfig = DiTDHConfig()
     transport: TransportConfig = TransportConfig()
     label_dropout: float = 0.1
     global_batch_size: int = 1024

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
@@ -69,6 +69,10 @@ class Section:
         divisor = getattr(self, of)
         self.require(name, getattr(self, name) % divisor == 0, f"be a multiple of {of}, {divisor}")
 
+    def of_kind(self, values: Mapping[str, Any]) -> "Section":
+        """Defaults in whose place the values stand; sections of several kinds choose by them."""
+        return self
+
 
 def field_types(cls: type[Section]) -> dict[str, Any]:
     """Type of each field of `cls` by name."""
@@ -101,11 +105,13 @@ def parse(cls: type[T], values: ConfigDict | Mapping[str, Any]) -> T:
 
 def _section(default: T, values: Any, path: str) -> T:
     """`default` with `values` in it: a section's defaults may differ with where it stands."""
-    cls = type(default)
     if not isinstance(values, Mapping):
+        expected = type(default).__name__
         raise ConfigError(
-            f"{path} must be a section with keys of {cls.__name__}, got {_described(values)}"
+            f"{path} must be a section with keys of {expected}, got {_described(values)}"
         )
+    default = cast(T, default.of_kind(values))
+    cls = type(default)
     types = field_types(cls)
     parsed = {}
     for name, value in values.items():
