@@ -402,19 +402,15 @@ def restored_denoiser(
     return step, definition, (trees[0], trees[1])
 
 
-def restored_guide(
-    config: schema.GuidanceConfig,
-    checkpoint: str,
-    stage2: schema.Stage2Config,
-    latent_shape: tuple[int, int, int],
-) -> tuple[Definition[Any], tuple[Tree, Tree]] | None:
-    """The weaker denoiser that autoguidance asks for; None for other guidance.
+def require_guide(
+    config: schema.GuidanceConfig, checkpoint: str, stage2: schema.Stage2Config
+) -> None:
+    """Checks that guidance has what it needs, before anything large is loaded.
 
     Args:
         config: Guidance; names the guide's run.
         checkpoint: Work folder of the denoiser that is guided.
         stage2: Its settings.
-        latent_shape: (h, w, C) of the latents.
 
     Raises:
         FileNotFoundError: No run there.
@@ -427,7 +423,7 @@ def restored_guide(
             "label; set guidance.method to 'none' or 'autoguidance'"
         )
     if config.method != "autoguidance":
-        return None
+        return
     guide = schema.parse(schema.Stage2Config, require_kind(config.checkpoint, STAGE2))
     folders = config.checkpoint, checkpoint
     frozen = [read_metadata(checkpoint_folder(folder)).get("frozen", {}) for folder in folders]
@@ -442,10 +438,18 @@ def restored_guide(
                 f"the guide in {config.checkpoint} must have the {name} of the denoiser in "
                 f"{checkpoint}, {ours}, got {guides}; name another run in guidance.checkpoint"
             )
-    _, definition, weights = restored_denoiser(
-        config.checkpoint, guide, latent_shape, weights=config.weights
-    )
-    return definition, weights
+
+
+def restored_guide(
+    config: schema.GuidanceConfig, latent_shape: tuple[int, int, int]
+) -> tuple[int, Definition[Any], tuple[Tree, Tree]]:
+    """The weaker denoiser of autoguidance, which `require_guide` has checked.
+
+    Returns:
+        As `restored_denoiser`.
+    """
+    guide = schema.parse(schema.Stage2Config, require_kind(config.checkpoint, STAGE2))
+    return restored_denoiser(config.checkpoint, guide, latent_shape, weights=config.weights)
 
 
 def restore_model(

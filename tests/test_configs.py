@@ -21,7 +21,7 @@ from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
 from rae_jax.ops.images import to_float
 from rae_jax.sampling.generate import Generator
-from rae_jax.sampling.samples import class_labels
+from rae_jax.sampling.labels import class_labels
 from rae_jax.training import pretraining, stage1, stage2
 from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState

@@ -1,201 +1,216 @@
-"""A set of generated images as files, made in batches and resumable."""
+"""A set of generated images as files, made in batches over all devices and resumable."""
 
+import collections
+import math
 import pathlib
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from rae_jax import build
-from rae_jax.checkpointing.experiment import (
-    checkpoint_folder,
-    open_workdir,
-    require_experiment,
-)
-from rae_jax.checkpointing.partial_restore import latest_step
-from rae_jax.configuration.schema import SamplingConfig, Stage2Config, as_dict, parse
-from rae_jax.layers.functional import split
+from rae_jax.checkpointing.experiment import open_workdir, require_experiment
+from rae_jax.configuration.schema import SamplingConfig, as_dict
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
-from rae_jax.sampling.generate import Generator
-from rae_jax.sampling.save import save_npz, save_pngs
-from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
-from rae_jax.sharding.processes import require_one_process
+from rae_jax.sampling.labels import class_labels
+from rae_jax.sampling.restore import Restored, noise_key, require_samples, restore
+from rae_jax.sampling.save import open_images, png_name, save_npz, save_pngs
+from rae_jax.sampling.shards import (
+    Shard,
+    find_shards,
+    missing,
+    read_blocks,
+    read_images,
+    write_shard,
+)
+from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh
+from rae_jax.sharding.processes import (
+    from_main,
+    is_main_process,
+    own_rows,
+    place,
+    wait_for_all,
+)
+from rae_jax.sharding.rules import tree_shardings
+from rae_jax.typing import Array, Int, UInt8
 
 KIND = "samples"
 NPZ, PICTURE = "samples.npz", "samples.png"
-_PNG = "png"
-_COLUMNS = 12
-_MAY_CHANGE = ("mesh", "save_png")
-_RESULTS = (NPZ, "batches/*.npz")
-_LABELS, _NOISE = range(2)
-
-
-def class_labels(labels: str, num_images: int, num_classes: int, seed: int) -> np.ndarray:
-    """Label of each sample, int32 [num_images].
-
-    Args:
-        labels: "equal": the classes in turn, so that their counts differ by one at most.
-            "random": uniform, a function of seed and sample number. Otherwise labels with commas,
-            repeated.
-        num_images: How many.
-        num_classes: Labels are below this.
-        seed: Of "random".
-
-    Raises:
-        ValueError: A label that is none of the model's.
-    """
-    if labels == "random":
-        key = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), _LABELS)
-        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(num_images))
-        draws = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))(keys)
-        return np.asarray(draws, np.int32)
-    cycle = range(num_classes) if labels == "equal" else [int(label) for label in labels.split(",")]
-    wrong = [label for label in cycle if label >= num_classes]
-    if wrong:
-        raise ValueError(f"labels must be below the model's {num_classes} classes, got {wrong}")
-    return np.resize(np.asarray(cycle, np.int32), num_images)
+_PNG, _SHARDS = "png", "shards"
+_MAY_CHANGE = ("mesh", "save_png", "batch_size")
+_RESULTS = (NPZ, f"{_SHARDS}/*.npy")
+_PICTURE_SIDE, _PICTURED = 2600, 12
 
 
 def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib.Path:
     """Generates the images of `config` into `workdir`, or goes on where a call was interrupted.
 
     Writes `samples.npz` (`arr_0` uint8 [N, H, W, 3], `arr_1` labels), `samples.png` with the
-    first samples of each class in a row, and one PNG per image if asked for. Finished batches of
-    an unfinished set wait in `batches/`. Does nothing if the set is complete.
+    first samples of the first classes, and one PNG per image if asked for. Every process writes
+    the images of its own devices into `shards/`, and the first one joins them when all are there,
+    so the folder must be one that all processes share. Does nothing if the set is complete.
 
     Returns:
         Path of the npz.
 
     Raises:
-        FileNotFoundError: The stage-2 run or its autoencoder is missing.
+        FileNotFoundError: A run or its autoencoder is missing.
         ValueError: Settings do not fit.
+        OSError: A file cannot be written, as on a full disk. What is there stays; start again to
+            go on.
     """
-    require_one_process("sampling to files")
-    stage2 = _trained(config.checkpoint)
-    num_classes = stage2.denoiser.num_classes
-    labels = class_labels(config.labels, config.num_images, num_classes, config.seed)
-    # The step is noted so that no set mixes, or passes for, the images of two moments of training.
-    settings = {**as_dict(config), "step": latest_step(checkpoint_folder(config.checkpoint))}
-    require_experiment(workdir, KIND, settings, _MAY_CHANGE, _RESULTS)
+    stage2, steps = require_samples(config)
+    labels = class_labels(
+        config.labels, config.num_images, stage2.denoiser.num_classes, config.seed
+    )
+    require_experiment(workdir, KIND, _settings(config, steps), _MAY_CHANGE, _RESULTS)
     path = pathlib.Path(workdir).absolute() / NPZ
-    finished = _read(path)
-    if finished is not None:
-        logging.info("%s is there already", path)
-        shutil.rmtree(path.parent / "batches", ignore_errors=True)
-        pngs = path.parent / _PNG
-        if config.save_png and len(list(pngs.glob("*.png"))) < len(finished):
-            save_pngs(pngs, finished)
+    if from_main(np.asarray(path.exists())):
+        if is_main_process():
+            logging.info("%s is there already", path)
+            _clean_up(path, config)
         return path
-    generator = _Restored(config, stage2)
-    settings["step"] = generator.step  # An older one, if the newest is damaged.
-    folder = open_workdir(workdir, KIND, settings, _MAY_CHANGE, _RESULTS)
-    images = _gathered(_batches(generator, config, labels, folder / "batches"), len(labels))
-    if config.save_png:
-        save_pngs(folder / _PNG, images)
-    save_png(folder / PICTURE, rows_by_class(images, labels))
-    # Last, because it marks the set as complete.
-    save_npz(path, images, labels)
-    shutil.rmtree(folder / "batches", ignore_errors=True)
+    generate = _Batches(restore(config), config)
+    folder = open_workdir(workdir, KIND, _settings(config, generate.steps), _MAY_CHANGE, _RESULTS)
+    _make_missing(generate, config, labels, folder)
+    wait_for_all("samples.made")
+    if is_main_process():
+        shards = find_shards(folder / _SHARDS, generate.image_shape)
+        _require_all(shards, len(labels), folder)
+        index, columns = pictured(labels, generate.image_shape[1])
+        save_png(folder / PICTURE, grid(read_images(shards, index), columns))
+        # Last, because it marks the set as complete.
+        save_npz(path, read_blocks(shards), labels)
+        _clean_up(path, config)
+    wait_for_all("samples.joined")
     return path
 
 
-def _gathered(batches: Iterator[np.ndarray], count: int) -> np.ndarray:
-    """All images in one array, which is made once: a large set fits into memory only so."""
-    first = next(batches)
-    images = np.empty((count, *first.shape[1:]), first.dtype)
-    images[: len(first)], done = first, len(first)
-    for batch in batches:
-        images[done : done + len(batch)] = batch
-        done += len(batch)
-    return images
+def _settings(config: SamplingConfig, steps: dict[str, int]) -> dict[str, object]:
+    # Steps are noted so that no set mixes, or passes for, the images of two moments of training.
+    noted = {"step" if name == "denoiser" else f"{name}_step": n for name, n in steps.items()}
+    return {**as_dict(config), **noted}
 
 
-def rows_by_class(images: np.ndarray, labels: np.ndarray, columns: int = _COLUMNS) -> np.ndarray:
-    """The first images of each class in one row per class, as one picture."""
-    groups = [images[labels == label] for label in np.unique(labels)]
-    width = min(columns, min(map(len, groups)))
-    return grid(np.concatenate([group[:width] for group in groups]), columns=width)
+class _Batches:
+    """Images of any samples, drawn by all devices together, each its part of the batch."""
 
-
-def _trained(checkpoint: str) -> Stage2Config:
-    if not checkpoint:
-        raise ValueError(
-            "checkpoint is not set; set --config.checkpoint to the work folder of a stage-2 run"
-        )
-    stage2 = parse(Stage2Config, build.require_kind(checkpoint, build.STAGE2))
-    if not stage2.autoencoder.checkpoint:
-        raise ValueError(
-            f"the stage-2 run in {checkpoint} has no decoder, so its samples cannot become "
-            "images; train it with autoencoder.checkpoint set"
-        )
-    return stage2
-
-
-class _Restored:
-    """A trained denoiser with its autoencoder, ready to generate on a mesh."""
-
-    def __init__(self, config: SamplingConfig, stage2: Stage2Config):
+    def __init__(self, restored: Restored, config: SamplingConfig):
         self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        compute = build.Compute.of(stage2)
-        autoencoder = build.pretrained_autoencoder(stage2.autoencoder, compute)
-        latent_shape = autoencoder.latent_shape(stage2.data.image_size)
-        self.step, definition, weights = build.restored_denoiser(
-            config.checkpoint, stage2, latent_shape, weights=config.weights
-        )
-        models = {"denoiser": weights}
-        guide = build.restored_guide(config.guidance, config.checkpoint, stage2, latent_shape)
-        if guide is not None:
-            models["guide"] = guide[1]
-        autoencoder_definition, frozen = split(autoencoder)
-        transport = build.flow_matching(stage2.transport, latent_shape)
-        sampler = build.sampler(transport, latent_shape, config.sampler, config.guidance)
-        function = Generator(definition, autoencoder_definition, sampler, guide and guide[0])
-        self._function = jax.jit(function, out_shardings=replicated(self.mesh))
-        whole = replicated(self.mesh)
-        self._arguments = jax.device_put((models, frozen), whole)
-        key = jax.random.fold_in(jax.random.key(jnp.uint32(config.seed)), _NOISE)
-        self._key = jax.device_put(key, whole)
+        self.steps = restored.steps
+        arguments = restored.weights, restored.frozen
+        self._arguments = place(arguments, tree_shardings(arguments, self.mesh))
+        self._key = noise_key(config.seed)
+        self._function = jax.jit(restored.generator, out_shardings=batch_sharding(self.mesh))
+        parts = int(np.prod([self.mesh.shape[axis] for axis in BATCH_AXES]))
+        self.batch_size = -(-min(config.batch_size, config.num_images) // parts) * parts
+        index = jax.ShapeDtypeStruct((1,), np.int32)
+        images = jax.eval_shape(restored.generator, *arguments, self._key, index, index)
+        self.image_shape: tuple[int, int, int] = images.shape[1:]
 
-    def __call__(self, index: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Images of samples number `index`, uint8."""
-        split_batch = batch_sharding(self.mesh)
+    def __call__(
+        self, index: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+    ) -> UInt8[Array, "B H W 3"]:
+        """At least the images number `index`; returns while the devices are still at work."""
+        # Every call has the same shapes, so that there is one compilation.
+        fill = (0, self.batch_size - len(index))
+        rows = np.pad(index, fill, mode="edge"), np.pad(labels, fill, mode="edge")
         with jax.set_mesh(self.mesh):
-            images = self._function(
-                *self._arguments,
-                self._key,
-                jax.device_put(index, split_batch),
-                jax.device_put(labels, split_batch),
+            return self._function(
+                *self._arguments, self._key, *place(rows, batch_sharding(self.mesh))
             )
-        return np.asarray(images)
 
 
-def _batches(
-    generator: _Restored, config: SamplingConfig, labels: np.ndarray, folder: pathlib.Path
-) -> Iterator[np.ndarray]:
-    """Images of all samples in batches; those on disk are read, others made and written."""
-    devices = generator.mesh.devices.size
-    batch_size = -(-min(config.batch_size, len(labels)) // devices) * devices
-    index = np.arange(len(labels), dtype=np.int32)
-    with progress_bar(len(labels), description="sampling", unit="image") as bar:
-        for start in range(0, len(labels), batch_size):
-            part = slice(start, min(start + batch_size, len(labels)))
-            path = folder / f"{start:08d}-{part.stop:08d}.npz"
-            images = _read(path)
-            if images is None:
-                # Every call has the same shapes, so that there is one compilation.
-                rows = np.resize(index[part], batch_size)
-                images = generator(rows, labels[rows])[: part.stop - start]
-                save_npz(path, images, labels[part])
-            bar.update(len(images))
-            yield images
+def _make_missing(
+    generate: _Batches, config: SamplingConfig, labels: np.ndarray, folder: pathlib.Path
+) -> None:
+    """Makes the images that no shard holds, and writes those of this process."""
+    there = np.zeros(len(labels), bool)
+    if is_main_process():
+        shards = find_shards(folder / _SHARDS, generate.image_shape)
+        there[:] = True
+        there[missing(shards, len(labels))] = False
+    todo = np.flatnonzero(~from_main(there)).astype(np.int32)
+    in_flight: collections.deque[tuple[np.ndarray, Array]] = collections.deque()
+    ends: list[float] = []
+
+    def finish_first() -> None:
+        index, images = in_flight.popleft()
+        _write_own(index, images, folder, save_png=config.save_png)
+        bar.update(len(index))
+        ends.append(time.perf_counter())
+
+    with progress_bar(
+        len(labels), done=len(labels) - len(todo), description="sampling", unit="image"
+    ) as bar:
+        for start in range(0, len(todo), generate.batch_size):
+            index = todo[start : start + generate.batch_size]
+            in_flight.append((index, generate(index, labels[index])))
+            # One batch is written while the devices work on the next.
+            if len(in_flight) > 1:
+                finish_first()
+        while in_flight:
+            finish_first()
+    if len(ends) > 1 and is_main_process():
+        # Without the first batch, which waits for compilation.
+        rate = (len(todo) - generate.batch_size) / (ends[-1] - ends[0])
+        logging.info("%s images, %.3g images/s", f"{len(todo):,}", rate)
 
 
-def _read(path: pathlib.Path) -> np.ndarray | None:
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        return arrays["arr_0"]
+def _write_own(
+    index: Int[np.ndarray, " n"], images: Array, folder: pathlib.Path, *, save_png: bool
+) -> None:
+    """Writes what this process has of the images number `index`; rows beyond them are filling."""
+    rows, own = own_rows(images)
+    real = rows < len(index)
+    numbers, own = index[rows[real]], own[real]
+    ends = np.flatnonzero(np.diff(numbers) != 1) + 1
+    for consecutive, part in zip(np.split(numbers, ends), np.split(own, ends), strict=True):
+        if not len(part):
+            continue
+        # First, so that what is in a shard has its PNGs too.
+        if save_png:
+            save_pngs(folder / _PNG, part, int(consecutive[0]))
+        write_shard(folder / _SHARDS, int(consecutive[0]), part)
+
+
+def _require_all(shards: Sequence[Shard], num_images: int, folder: pathlib.Path) -> None:
+    lost = missing(shards, num_images)
+    if len(lost):
+        raise ValueError(
+            f"{len(lost)} images are not in {folder / _SHARDS}, the first is number {lost[0]}; "
+            "let --workdir be on a file system that all processes share, and start again"
+        )
+
+
+def _clean_up(path: pathlib.Path, config: SamplingConfig) -> None:
+    """Leaves a finished set without its shards, and with PNGs if they are wanted."""
+    shutil.rmtree(path.parent / _SHARDS, ignore_errors=True)
+    if config.save_png:
+        images = open_images(path)
+        there = {file.name for file in (path.parent / _PNG).glob("*.png")}
+        for number, name in enumerate(map(png_name, range(len(images)))):
+            if name not in there:
+                save_png(path.parent / _PNG / name, images[number])
+
+
+def pictured(labels: Int[np.ndarray, " N"], side: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """Which samples to show in one picture of bounded size, and in how many columns.
+
+    The first samples of each of the lowest labels, a row per label; or, if a label comes only
+    once, the first samples as they come.
+
+    Args:
+        labels: Of all samples.
+        side: Of an image, in pixels.
+    """
+    most = min(max(_PICTURE_SIDE // side, 1), _PICTURED)
+    rows = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)[:most]]
+    columns = min(map(len, rows))
+    if columns > 1:
+        return np.concatenate([row[:columns] for row in rows]), columns
+    index = np.arange(min(len(labels), most**2))
+    return index, math.isqrt(len(index) - 1) + 1

@@ -102,6 +102,11 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
+def png_name(index: int) -> str:
+    """Name of the PNG of a sample: "000017.png"."""
+    return f"{index:06d}.png"
+
+
 def save_pngs(
     folder: str | pathlib.Path,
     images: UInt8[np.ndarray, "N H W 3"],
@@ -123,7 +128,7 @@ def save_pngs(
         ValueError: Not one name per image.
     """
     if names is None:
-        names = [f"{first_index + index:06d}.png" for index in range(len(images))]
+        names = [png_name(first_index + index) for index in range(len(images))]
     if len(names) != len(images):
         raise ValueError(f"expected one name per image, got {len(names)} for {len(images)}")
     paths = [pathlib.Path(folder) / name for name in names]
