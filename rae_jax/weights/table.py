@@ -44,6 +44,11 @@ def conv_patch(patch_size: int) -> Transform:
 
 
 IDENTITY = Transform("identity", lambda e: e[0], lambda p, count: [p])
+CONV_2D = Transform(
+    "OIHW to HWIO",
+    lambda e: e[0].transpose(2, 3, 1, 0),
+    lambda p, count: [p.transpose(3, 2, 0, 1)],
+)
 LINEAR = Transform("transpose", lambda e: e[0].T, lambda p, count: [p.T])
 FUSED_LINEAR = Transform(
     "concatenate outputs, transpose",

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from rae_jax.evaluation.frechet import Moments, StreamingMoments, frechet_distance
+from rae_jax.evaluation.inception_score import adm_inception_score, inception_score
+from rae_jax.evaluation.kernel_distance import kernel_distance
+from rae_jax.evaluation.precision_recall import precision_recall
+from tests.comparison import load_case
+
+
+@pytest.fixture(scope="module")
+def case():
+    return load_case("metrics_generation")
+
+
+@pytest.fixture(scope="module")
+def features(case):
+    return case.output("samples"), case.output("reference")
+
+
+def test_frechet_distance(case, features):
+    samples, reference = map(Moments.of, features)
+    case.assert_close("fid", frechet_distance(samples, reference))
+    case.assert_close("samples_mu", samples.mean)
+    case.assert_close("samples_sigma", samples.covariance)
+
+
+@pytest.mark.parametrize("cuts", [[7], [1, 2, 140], range(0, 280, 9)])
+def test_moments_in_parts_and_merged(features, cuts):
+    samples = features[0]
+    left, right = StreamingMoments(), StreamingMoments()
+    for number, part in enumerate(np.split(samples, list(cuts))):
+        (left if number % 2 else right).add(part)
+    left.merge(StreamingMoments())
+    left.merge(right)
+    whole, parts = Moments.of(samples), left.moments()
+    assert left.count == len(samples)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=0, atol=1e-12)
+
+
+def test_moments_far_from_zero_lose_no_digits(features):
+    streaming = StreamingMoments()
+    for part in np.split(features[0].astype(np.float64) + 1e6, 10):
+        streaming.add(part)
+    expected = Moments.of(features[0]).covariance
+    np.testing.assert_allclose(streaming.moments().covariance, expected, rtol=0, atol=1e-8)
+
+
+def test_moments_need_two_rows_of_one_width():
+    streaming = StreamingMoments()
+    streaming.add(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
+        streaming.moments()
+    with pytest.raises(ValueError, match="one width"):
+        streaming.add(np.zeros((2, 4)))
+
+
+def test_inception_score(case):
+    logits = case.output("logits")
+    case.assert_close("inception_score_ordered", inception_score(logits, seed=None))
+    case.assert_close("inception_score_shuffled", inception_score(logits))
+    case.assert_close("adm_inception_score", adm_inception_score(logits, block=100))
+    with pytest.raises(ValueError, match="10 splits need as many images, got 3"):
+        inception_score(logits[:3])
+
+
+def test_kernel_distance(case, features):
+    case.assert_close("kid", kernel_distance(*features, subsets=10, subset_size=100))
+    with pytest.raises(ValueError, match="smaller subset_size"):
+        kernel_distance(*features)
+    with pytest.raises(ValueError, match="one width"):
+        kernel_distance(features[0], features[1][:, :5])
+
+
+def test_precision_and_recall(case, features, monkeypatch):
+    case.assert_close("precision_recall", precision_recall(*features))
+    monkeypatch.setattr("rae_jax.evaluation.precision_recall._ROWS", 37)
+    case.assert_close("precision_recall", precision_recall(*features))
+    with pytest.raises(ValueError, match="more than 3"):
+        precision_recall(features[0][:3], features[1])
+    with pytest.raises(ValueError, match="one width"):
+        precision_recall(features[0], features[1][:, :5])
+
+
+def test_precision_and_recall_of_equal_and_of_distant_sets(features):
+    samples, reference = features
+    assert precision_recall(samples, samples) == (1, 1)
+    assert precision_recall(samples, reference + 100) == (0, 0)
