@@ -1,5 +1,7 @@
 """Builds and runs modules in tests without paying for random initialisation or eager scans."""
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,3 +35,13 @@ def run(module: nnx.Module, *inputs: Any, method: str = "__call__") -> Any:
     definition, weights = split(module)
     compiled = jax.jit(lambda weights, *inputs: getattr(definition.merge(weights), method)(*inputs))
     return compiled(weights, *inputs)
+
+
+def large_constants(function: Callable[..., Any], *inputs: Any, limit: int) -> list[str]:
+    """Arrays of more than `limit` elements that compilation would bake into `function`.
+
+    Constants of one repeated value are not counted: they cost no memory.
+    """
+    program = jax.jit(function).lower(*inputs).as_text()
+    found = re.findall(r'constant dense<[\["].*?> : tensor<((?:\d+x)*)\w+>', program)
+    return [shape for shape in found if math.prod(map(int, shape.split("x")[:-1])) > limit]

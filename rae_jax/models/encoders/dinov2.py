@@ -54,7 +54,7 @@ class DINOv2Config(VisionTransformerConfig):
     patch_size: int = 14
     image_size: int = 518
     num_registers: int | None = 4
-    mlp_ratio: float = 4
+    mlp_ratio: int | float = 4
     use_swiglu: bool = False
     layer_scale: float = 1.0
 
