@@ -124,8 +124,12 @@ RECONSTRUCT = ("reconstruct", "reconstruction", "new")
             "the stage-2 run in stage2_only has no decoder, so its samples cannot become images",
         ),
         (
-            (*SAMPLE, "--config.labels=3,10"),
-            "labels must be below the model's 10 classes, got [10]",
+            (*SAMPLE, "--config.labels=3,8-10"),
+            "labels must be below the model's 10 classes, got 10",
+        ),
+        (
+            (*SAMPLE, "--num_processes=2", "--process_id=0"),
+            "coordinator_address, num_processes and process_id must be given together; missing: ",
         ),
         (RECONSTRUCT, "input is not set; set --config.input to an image or a folder"),
         ((*RECONSTRUCT, "--config.input=absent"), "no image and no folder of images at absent"),
