@@ -9,18 +9,25 @@ from tests.golden import recipe
 RESIZED = ["64_to_56x56", "56_to_64x64", "100_to_37x47"]
 
 
+METHODS = {
+    "bicubic": images.resize_bicubic,
+    "bicubic_antialias": images.resize_bicubic_antialiased,
+    "bilinear": images.resize_bilinear,
+}
+
+
 @pytest.mark.parametrize("name", RESIZED)
-@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("method", METHODS)
 def test_resize_matches_torch(method, name):
     case = load_case("bicubic_resize")
     source, target = name.split("_to_")
     height, width = map(int, target.split("x"))
     picture = jnp.asarray(nchw_to_nhwc(case.input(f"x{source}")))
-    resize = images.resize_bicubic if method == "bicubic" else images.resize_bilinear
-    case.assert_close(f"{method}_{name}", nhwc_to_nchw(resize(picture, height, width)))
+    resized = METHODS[method](picture, height, width)
+    case.assert_close(f"{method}_{name}", nhwc_to_nchw(resized))
 
 
-@pytest.mark.parametrize("resize", [images.resize_bicubic, images.resize_bilinear])
+@pytest.mark.parametrize("resize", METHODS.values(), ids=METHODS)
 def test_resize_keeps_constants_and_dtype(resize):
     picture = jnp.full((2, 5, 7, 3), 0.25, jnp.bfloat16)
     resized = resize(picture, 11, 3)
@@ -30,8 +37,8 @@ def test_resize_keeps_constants_and_dtype(resize):
 
 def test_resize_to_the_same_size_changes_nothing():
     picture = jnp.asarray(recipe.uniform("picture", (1, 6, 9, 3)))
-    np.testing.assert_array_equal(images.resize_bicubic(picture, 6, 9), picture)
-    np.testing.assert_array_equal(images.resize_bilinear(picture, 6, 9), picture)
+    for resize in METHODS.values():
+        np.testing.assert_array_equal(resize(picture, 6, 9), picture)
 
 
 def test_bytes_survive_the_round_trip():

@@ -24,13 +24,44 @@ def test_sincos_needs_a_multiple_of_four():
         sincos_2d(6, 2, 2)
 
 
-@pytest.mark.parametrize("size", ["96x96", "48x48", "32x80"])
-def test_resized_table_matches_transformers(size):
-    case = load_case("encoder_mae_tiny")
-    table = case.entries()["vit.embeddings.position_embeddings"][0]
-    height, width = (int(side) // 16 for side in size.split("x"))
-    resized = resize_position_table(jnp.asarray(table[1:]), (4, 4), (height, width))
-    case.assert_close(f"position_{size}", np.concatenate([table[:1], resized])[None])
+TABLES = {
+    # Entries, key of the table, whether its first row is a class token's, patch size, table's side.
+    "encoder_mae_tiny": ("entries", "vit.embeddings.position_embeddings", True, 16, 4),
+    "encoder_siglip2_tiny": (
+        "entries",
+        "vision_model.embeddings.position_embedding.weight",
+        False,
+        16,
+        4,
+    ),
+    "encoder_dinov2_reg_tiny": (
+        "encoder_entries",
+        "embeddings.position_embeddings",
+        True,
+        14,
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_resized_tables_match_transformers(name):
+    case = load_case(name)
+    entries, key, has_class, patch, side = TABLES[name]
+    table = case.entries(entries)[key]
+    table = table.reshape(-1, table.shape[-1])
+    antialias = "dinov2" in name
+    outputs = [output for output in case.answers if output.startswith("position_")]
+    assert len(outputs) == 3
+    for output in outputs:
+        height, width = (int(size) // patch for size in output[9:].split("x"))
+        resized = resize_position_table(
+            jnp.asarray(table[int(has_class) :]),
+            (side, side),
+            (height, width),
+            antialias=antialias,
+        )
+        case.assert_close(output, np.concatenate([table[: int(has_class)], resized])[None])
 
 
 def test_table_must_fill_its_grid():
