@@ -19,6 +19,7 @@ def read_version() -> str:
 
 CORE = [
     "absl-py>=2.1",
+    "diffrax>=0.7.2",
     "flax>=0.12.8",
     "grain>=0.2.18",
     "huggingface_hub>=1.31",

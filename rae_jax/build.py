@@ -17,11 +17,12 @@ from rae_jax.data import pipeline, transforms
 from rae_jax.data.sources.base import Source
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder
+from rae_jax.diffusion.flow import Flow
 from rae_jax.diffusion.guidance import Guidance
 from rae_jax.diffusion.losses import FlowMatching
-from rae_jax.diffusion.ode import Flow
 from rae_jax.diffusion.paths import PATHS
 from rae_jax.diffusion.sampler import Sampler
+from rae_jax.diffusion.sde import Diffusion, Process, sde_interval
 from rae_jax.diffusion.time_grids import sampling_interval, time_grid
 from rae_jax.diffusion.time_sampling import TimeDistribution, time_shift
 from rae_jax.layers.adaln_block import BlockStyle
@@ -29,7 +30,9 @@ from rae_jax.layers.functional import Buffer, Definition, abstract, freeze, spli
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
+from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.models.denoisers.dit_dh import DiTDH, DiTDHConfig
+from rae_jax.models.denoisers.lightning_dit import LightningDiT, LightningDiTConfig
 from rae_jax.models.encoders.base import Encoder
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
 from rae_jax.typing import Tree
@@ -305,18 +308,35 @@ def sampler(
     config: schema.SamplerConfig,
     guidance: schema.GuidanceConfig,
 ) -> Sampler:
-    """The configured integration and guidance, on the time grid that fits the transport."""
+    """The configured integration and guidance, on the time grid that fits the transport.
+
+    Raises:
+        ValueError: The integration is undefined for the path or prediction of the transport.
+    """
+    path, prediction = transport.path, transport.prediction
+    if config.mode == "sde":
+        diffusion = Diffusion(config.diffusion_form, config.diffusion_norm)
+        integrator = Process(path, prediction, diffusion, config.method, config.last_step)
+        last = 0.0 if config.last_step == "none" else config.last_step_size
+        interval = sde_interval(path, prediction, last)
+    else:
+        integrator = Flow(path, prediction, config.method, config.rtol, config.atol)
+        interval = sampling_interval(path, prediction)
     grid = time_grid(
         config.num_steps,
         shift=transport.times.shift,
-        interval=sampling_interval(transport.path, transport.prediction),
+        interval=interval,
         final_step=config.final_step,
     )
+    backbone_steps = config.backbone_steps
+    if config.backbone_every > 1:
+        backbone_steps = tuple(range(0, config.num_steps - 1, config.backbone_every))
     return Sampler(
         latent_shape,
         tuple(float(t) for t in grid),
-        Flow(transport.path, transport.prediction, config.method),
+        integrator,
         Guidance(guidance.method, guidance.scale, guidance.interval),
+        backbone_steps,
     )
 
 
@@ -327,8 +347,8 @@ def denoiser(
     *,
     has_null_label: bool,
     rngs: nnx.Rngs,
-) -> DiTDH:
-    """A denoiser of the configured size with fresh parameters.
+) -> TransformerDenoiser:
+    """A denoiser of the configured kind and size with fresh parameters.
 
     Args:
         config: Sizes.
@@ -339,31 +359,24 @@ def denoiser(
         rngs: Source of the initial parameters.
 
     Raises:
-        ValueError: The patch size does not divide the latents.
+        ValueError: The patch size does not divide the latents, or the heads not the widths.
     """
-    style = BlockStyle(
-        mlp_ratio=config.mlp_ratio,
-        use_qk_norm=config.use_qk_norm,
-        use_swiglu=config.use_swiglu,
-        use_rms_norm=config.use_rms_norm,
-        use_shift=config.use_shift,
-    )
-    sizes = DiTDHConfig(
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    style = {field.name: values.pop(field.name) for field in dataclasses.fields(BlockStyle)}
+    module, sizes = _DENOISERS[values.pop("kind")]
+    made = sizes(
         latent_shape=latent_shape,
-        patch_size=config.patch_size,
-        backbone_hidden_size=config.backbone_hidden_size,
-        backbone_depth=config.backbone_depth,
-        backbone_num_heads=config.backbone_num_heads,
-        head_hidden_size=config.head_hidden_size,
-        head_depth=config.head_depth,
-        head_num_heads=config.head_num_heads,
-        num_classes=config.num_classes,
         has_null_label=has_null_label,
-        style=style,
-        use_rope=config.use_rope,
-        use_position_embedding=config.use_position_embedding,
+        style=BlockStyle(**style),
+        **values,
     )
-    return DiTDH(sizes, **compute.arguments, rngs=rngs)
+    return module(made, **compute.arguments, rngs=rngs)
+
+
+_DENOISERS: dict[str, tuple[type[Any], type[Any]]] = {
+    "dit_dh": (DiTDH, DiTDHConfig),
+    "lightning_dit": (LightningDiT, LightningDiTConfig),
+}
 
 
 def restored_denoiser(
@@ -372,7 +385,7 @@ def restored_denoiser(
     latent_shape: tuple[int, int, int],
     *,
     weights: str = "ema",
-) -> tuple[int, Definition[DiTDH], tuple[Tree, Tree]]:
+) -> tuple[int, Definition[Any], tuple[Tree, Tree]]:
     """The denoiser of a stage-2 run from its newest sound checkpoint.
 
     Args:
@@ -402,21 +415,31 @@ def restored_denoiser(
     return step, definition, (trees[0], trees[1])
 
 
-def require_guide(
-    config: schema.GuidanceConfig, checkpoint: str, stage2: schema.Stage2Config
-) -> None:
-    """Checks that guidance has what it needs, before anything large is loaded.
+def require_sampling(config: schema.SamplingConfig, stage2: schema.Stage2Config) -> None:
+    """Checks what the denoiser of a run can do, before anything large is loaded.
 
     Args:
-        config: Guidance; names the guide's run.
-        checkpoint: Work folder of the denoiser that is guided.
-        stage2: Its settings.
+        config: What is asked of it.
+        stage2: Settings of the run in its `checkpoint`.
 
     Raises:
-        FileNotFoundError: No run there.
-        ValueError: The guide is of other latents, classes or predictions; or classifier-free
-            guidance is asked of a denoiser without a null label.
+        FileNotFoundError: The guide's run is missing.
+        ValueError: Guidance or shared backbone states ask for what the denoiser does not have, or
+            the guide is of other latents, classes or predictions.
     """
+    shared = config.sampler.backbone_every > 1 or config.sampler.backbone_steps
+    if shared and stage2.denoiser.kind != "dit_dh":
+        raise ValueError(
+            f"the denoiser in {config.checkpoint} is a {stage2.denoiser.kind}, which has no "
+            "backbone whose state steps could share; leave sampler.backbone_every at 1 and "
+            "sampler.backbone_steps empty"
+        )
+    _require_guide(config.guidance, config.checkpoint, stage2, bool(shared))
+
+
+def _require_guide(
+    config: schema.GuidanceConfig, checkpoint: str, stage2: schema.Stage2Config, shared: bool
+) -> None:
     if config.method == "classifier_free" and not stage2.label_dropout:
         raise ValueError(
             f"the denoiser in {checkpoint} was trained without label dropout and has no null "
@@ -425,6 +448,11 @@ def require_guide(
     if config.method != "autoguidance":
         return
     guide = schema.parse(schema.Stage2Config, require_kind(config.checkpoint, STAGE2))
+    if shared and guide.denoiser.kind != "dit_dh":
+        raise ValueError(
+            f"the guide in {config.checkpoint} must be a dit_dh for steps to share backbone "
+            f"states, it is a {guide.denoiser.kind}; name another run in guidance.checkpoint"
+        )
     folders = config.checkpoint, checkpoint
     frozen = [read_metadata(checkpoint_folder(folder)).get("frozen", {}) for folder in folders]
     for name, guides, ours in (
@@ -443,7 +471,7 @@ def require_guide(
 def restored_guide(
     config: schema.GuidanceConfig, latent_shape: tuple[int, int, int]
 ) -> tuple[int, Definition[Any], tuple[Tree, Tree]]:
-    """The weaker denoiser of autoguidance, which `require_guide` has checked.
+    """The weaker denoiser of autoguidance, which `require_sampling` has checked.
 
     Returns:
         As `restored_denoiser`.

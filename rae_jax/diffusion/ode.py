@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rae_jax.diffusion.paths import LinearPath, Path
-from rae_jax.diffusion.predictions import require_prediction, to_velocity
 from rae_jax.typing import Array, Float
 
 Drift = Callable[[Array, Array], Array]
@@ -45,62 +43,6 @@ METHODS = {
 """Methods by name, of order 1, 2, 2, 3 and 4; "rk4" is the 3/8 rule."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Flow:
-    """The ordinary differential equation that a denoiser defines, and how it is solved.
-
-    Attributes:
-        path: From clean latents to noise.
-        prediction: What the denoiser predicts.
-        method: See `METHODS`.
-    """
-
-    path: Path = LinearPath()
-    prediction: str = "velocity"
-    method: str = "euler"
-
-    def __post_init__(self) -> None:
-        """Rejects what does not exist."""
-        require_prediction(self.prediction)
-        require_method(self.method)
-
-    def require_defined(self, times: Float[np.ndarray, " T"]) -> None:
-        """Raises ValueError if the method asks for a velocity where the prediction has none."""
-        ends_on_zero = times[-1] == 0 and METHODS[self.method].nodes[-1] == 1
-        if self.prediction == "clean" and ends_on_zero:
-            raise ValueError(
-                f"a clean prediction has no velocity at t = 0, where {self.method} evaluates it; "
-                'use "euler" or the final step "grid"'
-            )
-
-    def integrate(
-        self,
-        predict: Drift,
-        latents: Float[Array, "B h w C"],
-        times: Float[np.ndarray, " T"],
-        noise: Any = None,
-    ) -> Float[Array, "B h w C"]:
-        """Follows the flow along the times.
-
-        Args:
-            predict: The denoiser with its conditions, guided or not: (latents, t) -> prediction.
-            latents: State at the first time.
-            times: Decreasing grid, see `time_grid`.
-            noise: Not used; `Process` has it.
-        """
-
-        def drift(latents: Array, t: Array) -> Array:
-            return to_velocity(predict(latents, t), self.prediction, latents, self.path, t)
-
-        return integrate(drift, latents, times, method=self.method)
-
-
-def require_method(method: str) -> None:
-    """Raises ValueError unless `method` is known."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
-
-
 def integrate(
     drift: Drift,
     latents: Float[Array, "B h w C"],
@@ -124,7 +66,8 @@ def integrate(
     Raises:
         ValueError: Unknown method.
     """
-    require_method(method)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
     tableau = METHODS[method]
 
     def step(state: Array, ends: tuple[Array, Array]) -> tuple[Array, Any]:

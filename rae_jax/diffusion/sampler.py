@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rae_jax.diffusion import guidance
-from rae_jax.diffusion.guidance import Guidance, Network
-from rae_jax.diffusion.ode import Drift, Flow
+from rae_jax.diffusion.flow import Flow
+from rae_jax.diffusion.guidance import Guidance, Scale, guided, unguided
+from rae_jax.diffusion.ode import Drift
 from rae_jax.diffusion.sde import Process, step_noise
+from rae_jax.diffusion.shared import Branch, TwoParts, integrate_shared, require_steps
 from rae_jax.typing import Array, Float, Int, Key
 
 _STEPS = jnp.iinfo(jnp.uint32).max
@@ -56,16 +57,23 @@ class Sampler:
         times: Grid from noise to clean.
         integrator: What is done along the grid: `Flow`, or `Process` with fresh noise in each step.
         guidance: Guidance.
+        backbone_steps: Steps that compute the state of the denoiser's backbone, the others using
+            the last one; () for no such sharing. For Euler's method on a `Flow`, see `shared`.
     """
 
     latent_shape: tuple[int, int, int]
     times: tuple[float, ...]
     integrator: Flow | Process = Flow()
     guidance: Guidance = Guidance()
+    backbone_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Rejects an integrator that is undefined somewhere on the grid."""
+        """Rejects an integrator that is undefined on the grid, or that cannot share states."""
         self.integrator.require_defined(self._grid)
+        if self.backbone_steps:
+            require_steps(self.backbone_steps, len(self.times) - 1)
+            if not isinstance(self.integrator, Flow) or self.integrator.method != "euler":
+                raise ValueError("only Euler's method without chance shares backbone states")
 
     @property
     def _grid(self) -> Float[np.ndarray, " T"]:
@@ -95,53 +103,74 @@ class Sampler:
             ValueError: Guidance lacks what it needs: the denoiser a null label, autoguidance a
                 guide; or a scale or guide is given that nothing would use.
         """
-        predict = self._predictions(model, guide, labels, guidance_scale)
+        branches = self._branches(model, guide, labels, guidance_scale)
+        scale = self.guidance.scale if guidance_scale is None else guidance_scale
         noise = sample_noise(key, index, self.latent_shape)
+        if self.backbone_steps and isinstance(self.integrator, Flow):
+            return self._shared(self.integrator, branches, scale, noise)
+        wanted, *references = (_predictions(*branch) for branch in branches)
+        for reference in references:
+            wanted = guided(wanted, reference, scale=scale, interval=self.guidance.interval)
         fresh = step_noise(jax.random.fold_in(key, _STEPS), index, self.latent_shape)
-        return self.integrator.integrate(predict, noise, self._grid, fresh)
+        return self.integrator.integrate(wanted, noise, self._grid, fresh)
 
-    def _predictions(
+    def _branches(
         self,
         model: Denoiser,
         guide: Denoiser | None,
         labels: Int[Array, " B"],
         guidance_scale: Float[Array, " B"] | None,
-    ) -> Drift:
-        """The denoiser's predictions for these labels, guided as asked."""
-        method, interval = self.guidance.method, self.guidance.interval
-        self._require_used(guide, guidance_scale)
-        scale = self.guidance.scale if guidance_scale is None else guidance_scale
-        if method == "none":
-            return guidance.unguided(_network(model), labels)
-        if method == "classifier_free":
-            if model.null_label is None:
-                raise ValueError(
-                    "classifier-free guidance needs a null label; the denoiser has none, as it was "
-                    "trained without label dropout"
-                )
-            return guidance.classifier_free(
-                _network(model), labels, model.null_label, scale=scale, interval=interval
-            )
-        if guide is None:
-            raise ValueError("autoguidance needs a second, weaker denoiser; give the sampler one")
-        return guidance.autoguidance(
-            _network(model), _network(guide), labels, scale=scale, interval=interval
-        )
-
-    def _require_used(
-        self, guide: Denoiser | None, guidance_scale: Float[Array, " B"] | None
-    ) -> None:
+    ) -> list[tuple[Denoiser, Int[Array, " B"]]]:
+        """The denoiser with its labels, and what guidance moves away from if it acts."""
         method = self.guidance.method
         if guide is not None and method != "autoguidance":
-            raise ValueError(
-                f"only autoguidance uses a guide, guidance is {method!r}; leave it out"
-            )
+            raise ValueError(f"guidance {method!r} uses no guide; leave it out")
         if guidance_scale is not None and method == "none":
             raise ValueError(
                 "a guidance scale per sample needs a guidance method, got 'none'; set "
                 "guidance.method or leave the scales out"
             )
+        if method == "none":
+            return [(model, labels)]
+        if method == "autoguidance":
+            if guide is None:
+                raise ValueError("autoguidance needs a second, weaker denoiser; give one")
+            return [(model, labels), (guide, labels)]
+        if model.null_label is None:
+            raise ValueError(
+                "classifier-free guidance needs a null label; the denoiser has none, as it was "
+                "trained without label dropout"
+            )
+        return [(model, labels), (model, jnp.full_like(labels, model.null_label))]
+
+    def _shared(
+        self,
+        flow: Flow,
+        branches: list[tuple[Denoiser, Int[Array, " B"]]],
+        scale: Scale,
+        noise: Float[Array, "B h w C"],
+    ) -> Float[Array, "B h w C"]:
+        parts = []
+        for model, labels in branches:
+            if not isinstance(model, TwoParts):
+                raise ValueError(
+                    f"steps cannot share a backbone state of {type(model).__name__}, which has no "
+                    "backbone; leave backbone_steps empty"
+                )
+            parts.append(Branch(model, labels))
+        wanted, *references = parts
+        acts = not isinstance(scale, (int, float)) or scale != 1
+        return integrate_shared(
+            flow.to_velocity,
+            wanted,
+            references[0] if references and acts else None,
+            noise,
+            self._grid,
+            self.backbone_steps,
+            scale=scale,
+            interval=self.guidance.interval,
+        )
 
 
-def _network(model: Denoiser) -> Network:
-    return lambda latents, t, labels: model(latents, t, labels).prediction
+def _predictions(model: Denoiser, labels: Int[Array, " B"]) -> Drift:
+    return unguided(lambda *inputs: model(*inputs).prediction, labels)

@@ -17,8 +17,8 @@ def sampling_interval(path: Path, prediction: str, margin: float = _MARGIN) -> t
     """First and last time of a sampling grid, before the shift.
 
     Velocity on the linear and GVP paths goes from 1 to 1e-3 whatever the margin; the VP path from
-    1 to the margin; other predictions keep the margin from both ends, where their velocity is
-    infinite.
+    1 to the margin, but for clean predictions; those and others keep the margin from both ends,
+    where their velocity is infinite.
 
     Raises:
         ValueError: Unknown prediction, or a margin outside (0, 0.5).
@@ -26,7 +26,7 @@ def sampling_interval(path: Path, prediction: str, margin: float = _MARGIN) -> t
     require_prediction(prediction)
     if not 0 < margin < 0.5:
         raise ValueError(f"margin must be in (0, 0.5), got {margin}")
-    if isinstance(path, VPPath):
+    if isinstance(path, VPPath) and prediction != "clean":
         return 1.0, margin
     if prediction == "velocity":
         return 1.0, _MARGIN

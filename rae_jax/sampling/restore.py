@@ -61,7 +61,7 @@ def require_samples(config: SamplingConfig) -> tuple[Stage2Config, dict[str, int
             f"the stage-2 run in {config.checkpoint} has no decoder, so its samples cannot become "
             "images; train it with autoencoder.checkpoint set"
         )
-    build.require_guide(config.guidance, config.checkpoint, stage2)
+    build.require_sampling(config, stage2)
     folders = {"denoiser": config.checkpoint}
     if config.guidance.method == "autoguidance":
         folders["guide"] = config.guidance.checkpoint

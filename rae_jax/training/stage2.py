@@ -11,7 +11,7 @@ from flax import nnx
 from rae_jax import build
 from rae_jax.configuration.schema import GuidanceConfig, SamplerConfig, Stage2Config
 from rae_jax.layers.functional import Buffer, abstract, split
-from rae_jax.models.denoisers.dit_dh import DiTDH
+from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.sampling.generate import Generator
@@ -52,7 +52,7 @@ def make_job(config: Stage2Config) -> Job:
     latent_shape = autoencoder.latent_shape(config.data.image_size)
     autoencoder_definition, frozen = split(autoencoder)
 
-    def fresh_denoiser() -> DiTDH:
+    def fresh_denoiser() -> TransformerDenoiser:
         rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
         return build.denoiser(
             config.denoiser,

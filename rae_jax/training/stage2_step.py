@@ -12,7 +12,7 @@ import optax
 from rae_jax.diffusion.losses import FlowMatching
 from rae_jax.layers.functional import Definition
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
-from rae_jax.models.denoisers.dit_dh import DiTDH
+from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.ops.images import to_float
 from rae_jax.sharding.constrain import constrain_batch
 from rae_jax.training.state import TrainState
@@ -35,7 +35,7 @@ class Stage2Step:
         label_dropout: Share of labels replaced by the null label.
     """
 
-    denoiser: Definition[DiTDH]
+    denoiser: Definition[TransformerDenoiser]
     autoencoder: Definition[AutoencoderRAE]
     transport: FlowMatching
     optimizer: optax.GradientTransformation
@@ -71,7 +71,7 @@ class Stage2Step:
 
     def loss(
         self,
-        denoiser: DiTDH,
+        denoiser: TransformerDenoiser,
         clean_latents: Float[Array, "B h w C"],
         labels: Int[Array, " B"],
         key: Key[Array, ""],

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rae_jax.diffusion.flow import Flow
 from rae_jax.diffusion.guidance import Guidance
-from rae_jax.diffusion.ode import METHODS, Flow
+from rae_jax.diffusion.ode import METHODS
 from rae_jax.diffusion.paths import PATHS, LinearPath
 from rae_jax.diffusion.sampler import Sampler, sample_noise
 from rae_jax.diffusion.time_grids import sampling_interval, time_grid
