@@ -12,12 +12,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from rae_jax import build
-from rae_jax.configuration import schema
+from rae_jax.configuration import defaults, schema
 from rae_jax.configuration.section import Section
 from rae_jax.data.sources.base import record
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
+from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
 from rae_jax.ops.images import to_float
 from rae_jax.sampling.generate import Generator
@@ -70,15 +71,44 @@ def test_config_is_legal_locked_and_documented(path):
 # encoders of the published sizes, decoders and statistics of other runs, and ImageNet.
 
 HUB = {
-    "facebook/vit-mae-base": MAEConfig(
-        hidden_size=768,
-        depth=12,
-        num_heads=12,
-        intermediate_size=3072,
-        patch_size=16,
-        image_size=224,
-    )
+    "facebook/vit-mae-base": lambda **arguments: MAEEncoder(
+        MAEConfig(
+            hidden_size=768,
+            depth=12,
+            num_heads=12,
+            intermediate_size=3072,
+            patch_size=16,
+            image_size=224,
+        ),
+        **arguments,
+    ),
+    "facebook/dinov2-with-registers-base": lambda **arguments: DINOv2Encoder(
+        DINOv2Config(hidden_size=768, depth=12, num_heads=12), **arguments
+    ),
 }
+
+
+def published(denoiser: str, encoder_input_size: int) -> schema.Stage2Config:
+    """A published model on DINOv2-B with registers, as it is noted in the folder it becomes."""
+    size = encoder_input_size // 14 * 16
+    encoder = schema.EncoderConfig(
+        path="facebook/dinov2-with-registers-base", input_size=encoder_input_size
+    )
+    return schema.Stage2Config(
+        autoencoder=schema.AutoencoderConfig(encoder=encoder),
+        data=schema.DataConfig(image_size=size, crop="center"),
+        denoiser=defaults.DENOISERS[denoiser],
+    )
+
+
+PUBLISHED = {
+    "dit_dh_xl_dinov2_base": published("dit_dh_xl", 224),
+    "dit_dh_s_dinov2_base": published("dit_dh_s", 224),
+    "dit_dh_xl_dinov2_base_512": published("dit_dh_xl", 448),
+    "dit_dh_s_dinov2_base_512": published("dit_dh_s", 448),
+}
+"""Folder of a converted model -> what is noted in it; such folders have no config of their own."""
+
 PARAMETERS = {"stage2/dit_dh_xl_mae_base": 838.7e6}
 """Published counts, which include the fixed position table and frequencies."""
 
@@ -106,7 +136,7 @@ def stand_ins(monkeypatch):
     def hub_encoder(name, **arguments):
         if name not in HUB:
             return load_encoder(name, **arguments)
-        module = abstract(lambda: MAEEncoder(HUB[name], **arguments, rngs=nnx.Rngs(0)))
+        module = abstract(lambda: HUB[name](**arguments, rngs=nnx.Rngs(0)))
         return module, Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def trained_autoencoder(config, compute):
@@ -146,24 +176,34 @@ def train_once(job: Job) -> TrainState:
     return state
 
 
-def sample_once(config: schema.SamplingConfig, stage2: schema.Stage2Config) -> None:
-    compute = build.Compute.of(stage2)
-    autoencoder = build.pretrained_autoencoder(stage2.autoencoder, compute)
-    shape = autoencoder.latent_shape(stage2.data.image_size)
-    has_null_label = stage2.label_dropout > 0
-    denoiser = abstract(
+def abstract_denoiser(stage2: schema.Stage2Config, shape: tuple[int, int, int]) -> tuple:
+    module = abstract(
         lambda: build.denoiser(
-            stage2.denoiser, shape, compute, has_null_label=has_null_label, rngs=nnx.Rngs(0)
+            stage2.denoiser,
+            shape,
+            build.Compute.of(stage2),
+            has_null_label=stage2.label_dropout > 0,
+            rngs=nnx.Rngs(0),
         )
     )
-    definition, *weights = split(denoiser, nnx.Param, Buffer)
+    definition, *weights = split(module, nnx.Param, Buffer)
+    return definition, tuple(weights)
+
+
+def sample_once(config: schema.SamplingConfig, stage2: schema.Stage2Config) -> None:
+    autoencoder = build.pretrained_autoencoder(stage2.autoencoder, build.Compute.of(stage2))
+    shape = autoencoder.latent_shape(stage2.data.image_size)
+    definition, weights = abstract_denoiser(stage2, shape)
+    models, guide = {"denoiser": weights}, None
+    if config.guidance.method == "autoguidance":
+        guide, models["guide"] = abstract_denoiser(made_by(config.guidance.checkpoint), shape)
     transport = build.flow_matching(stage2.transport, shape)
     sampler = build.sampler(transport, shape, config.sampler, config.guidance)
     autoencoder_definition, frozen = split(autoencoder)
     index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     images = jax.eval_shape(
-        Generator(definition, autoencoder_definition, sampler),
-        {"denoiser": tuple(weights)},
+        Generator(definition, autoencoder_definition, sampler, guide),
+        models,
         frozen,
         jax.eval_shape(jax.random.key, 0),
         index,
@@ -185,7 +225,10 @@ def encode_once(config: schema.AutoencoderConfig, data: schema.DataConfig, count
 
 def made_by(checkpoint: str) -> Section:
     """Config of the run in `checkpoint`, whose folder has the name of its config."""
-    named = [path for path in FILES if path.stem == pathlib.Path(checkpoint).name]
+    name = pathlib.Path(checkpoint).name
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    named = [path for path in FILES if path.stem == name]
     assert len(named) == 1, f"{checkpoint} should be called after one of {FILES}"
     return parse(named[0])
 
