@@ -19,6 +19,7 @@ def open_workdir(
     config: Mapping[str, Any],
     may_change: Collection[str] = (),
     results: Collection[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Makes the folder of a run and notes its settings, or checks them against those noted.
 
@@ -31,6 +32,8 @@ def open_workdir(
         results: Glob patterns of what a run of this kind leaves behind. As long as nothing of it
             is there, all settings may change: a run that failed at once, for want of memory or
             because of a wrong setting, must not hold the folder. None: it holds it at once.
+        defaults: Nested values of settings that a note of an older version may lack, because
+            they came later and then could have had no other.
 
     Returns:
         Absolute path of the folder.
@@ -39,7 +42,7 @@ def open_workdir(
         ValueError: The folder holds another kind of run or other settings.
     """
     folder = pathlib.Path(workdir).absolute()
-    require_experiment(folder, kind, config, may_change, results)
+    require_experiment(folder, kind, config, may_change, results, defaults)
     # Every process compares with what was there before any of them writes.
     wait_for_all("experiment.compared")
     if is_main_process():
@@ -56,6 +59,7 @@ def require_experiment(
     config: Mapping[str, Any],
     may_change: Collection[str] = (),
     results: Collection[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """The check of `open_workdir` alone, for before anything large is loaded; writes nothing."""
     folder = pathlib.Path(workdir).absolute()
@@ -68,7 +72,8 @@ def require_experiment(
         )
     if results is None or any(any(folder.glob(pattern)) for pattern in results):
         settings: dict[str, Any] = json.loads(json.dumps(dict(config)))
-        _require_same(folder, noted, settings, may_change)
+        absent: dict[str, Any] = json.loads(json.dumps(dict(defaults or {})))
+        _require_same(folder, {**_flat(absent), **_flat(noted)}, _flat(settings), may_change)
 
 
 def checkpoint_folder(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -100,11 +105,10 @@ def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
 
 def _require_same(
     folder: pathlib.Path,
-    old: dict[str, Any],
-    new: dict[str, Any],
+    there: dict[str, Any],
+    here: dict[str, Any],
     may_change: Collection[str],
 ) -> None:
-    there, here = _flat(old), _flat(new)
     different = [
         name
         for name in sorted(there.keys() | here.keys())

@@ -90,7 +90,7 @@ def train(
     kind: str, make_job: Callable[[C], Job], config: C, workdir: str | pathlib.Path
 ) -> pathlib.Path:
     """Makes the job of `config` and executes it; a folder of another run is refused before."""
-    require_experiment(workdir, kind, as_dict(config), MAY_CHANGE, _RESULTS)
+    require_experiment(workdir, kind, as_dict(config), MAY_CHANGE, _RESULTS, _defaults(config))
     return execute(make_job(config), workdir)
 
 
@@ -112,7 +112,9 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     config = job.config
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _require_divisible(config.global_batch_size, mesh)
-    folder = open_workdir(workdir, job.kind, as_dict(config), MAY_CHANGE, _RESULTS)
+    folder = open_workdir(
+        workdir, job.kind, as_dict(config), MAY_CHANGE, _RESULTS, _defaults(config)
+    )
     to_steps = build.durations(len(job.source), config.global_batch_size)
     num_steps = to_steps(config.duration)
     shapes = jax.eval_shape(job.initial_state)
@@ -160,6 +162,10 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
             for writer in writers:
                 writer.close()
     return folder
+
+
+def _defaults(config: TrainingConfig) -> dict[str, Any]:
+    return as_dict(type(config)())
 
 
 def _require_divisible(batch_size: int, mesh: Mesh) -> None:

@@ -45,6 +45,18 @@ def test_other_settings_are_listed_with_both_values(tmp_path):
     assert read_experiment(tmp_path)[1]["model"]["width"] == 8
 
 
+def test_settings_that_came_later_had_their_defaults(tmp_path):
+    open_workdir(tmp_path, "stage1", CONFIG)
+    later = {**CONFIG, "new": {"width": 4}}
+    require_experiment(tmp_path, "stage1", later, defaults=later)
+    with pytest.raises(ValueError, match=r"new.width: 4 there, 5 now"):
+        open_workdir(tmp_path, "stage1", {**CONFIG, "new": {"width": 5}}, defaults=later)
+    open_workdir(tmp_path, "stage1", later, defaults=later)
+    assert read_experiment(tmp_path)[1]["new"] == {"width": 4}
+    with pytest.raises(ValueError, match=r"new.width: 4 there, \(absent\) now"):
+        open_workdir(tmp_path, "stage1", CONFIG, defaults=CONFIG)
+
+
 def test_another_kind_of_run_is_refused(tmp_path):
     open_workdir(tmp_path, "stage1", CONFIG)
     with pytest.raises(ValueError, match="run of kind 'stage1', not 'stage2'"):
