@@ -1,13 +1,15 @@
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from rae_jax.layers.functional import split
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
-from rae_jax.weights.pretrained import Preprocessing, load_encoder, save_encoder
+from rae_jax.weights.pretrained import Preprocessing, encoder_config, load_encoder, save_encoder
 from tests.comparison import load_case, nchw_to_nhwc
 from tests.models.compiled import filled, run
 
@@ -33,15 +35,30 @@ def test_saved_encoders_load_with_the_same_bits(folder, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_folders_of_transformers_load(tmp_path):
-    case = load_case("encoder_mae_tiny")
-    for name, key in (("config", "encoder_config.json"), ("preprocessor_config", "preprocessor")):
-        (tmp_path / f"{name}.json").write_text(json.dumps(case.config[key]))
-    save_file(case.entries(), tmp_path / "model.safetensors")
+FOLDERS = {
+    "encoder_mae_tiny": ("entries", "64x64", 0.485),
+    "encoder_siglip2_tiny": ("entries", "64x64", 0.5),
+    "encoder_dinov2_reg_tiny": ("encoder_entries", "70x70", 0.485),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_of_transformers_load_and_are_written_again(name, tmp_path):
+    case, (entries, size, mean) = load_case(name), FOLDERS[name]
+    (tmp_path / "config.json").write_text(json.dumps(case.config["encoder_config.json"]))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(case.config["preprocessor"]))
+    save_file(case.entries(entries), tmp_path / "model.safetensors")
     encoder, preprocessing = load_encoder(str(tmp_path), dtype=jnp.float32)
-    assert preprocessing.mean == (0.485, 0.456, 0.406)
-    features = run(encoder, jnp.asarray(nchw_to_nhwc(case.input("pixels_64x64"))))
-    case.assert_close("tokens_64x64", features.reshape(2, 16, 48))
+    assert preprocessing.mean[0] == mean
+    pixels = jnp.asarray(nchw_to_nhwc(case.input(f"pixels_{size}")))
+    features = run(encoder, pixels)
+    case.assert_close(f"tokens_{size}", features.reshape(2, -1, 48))
+    save_encoder(tmp_path / "again", encoder, preprocessing)
+    again, _ = load_encoder(str(tmp_path / "again"), dtype=jnp.float32)
+    assert split(again)[0].graphdef == split(encoder)[0].graphdef
+    leaves = zip(jax.tree.leaves(split(again)[1]), jax.tree.leaves(split(encoder)[1]), strict=True)
+    for written, read in leaves:
+        np.testing.assert_array_equal(written, read)
 
 
 def test_other_model_types_are_refused(folder):
@@ -50,6 +67,19 @@ def test_other_model_types_are_refused(folder):
     message = "config.json: model_type 'bert' is not supported; there are dinov2, .*vit_mae"
     with pytest.raises(ValueError, match=message):
         load_encoder(str(folder), dtype=jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("dinov2-with-registers", "did you mean 'dinov2_with_registers'[?]"),
+        ("siglip2", "NaFlex model; use SigLIP2 of a fixed resolution, such as google/siglip2-base"),
+        (None, "model_type 'None' is not supported; there are dinov2"),
+    ],
+)
+def test_what_is_nearly_supported_gets_advice(name, message):
+    with pytest.raises(ValueError, match=message):
+        encoder_config({"model_type": name})
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
