@@ -4,21 +4,19 @@ import json
 import pathlib
 import tempfile
 
+import hypothesis
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from rae_jax.weights.pretrained import load_encoder, save_encoder
 from tests.comparison import nchw_to_nhwc
 from tests.golden import recipe
 from tests.models.compiled import run
 
-pytestmark = pytest.mark.torch
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-hypothesis = pytest.importorskip("hypothesis")
-st = hypothesis.strategies
+# Warnings are the library's, which raises some only when Python compiles it for the first time.
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
 few = hypothesis.settings(
     max_examples=6,
@@ -67,6 +65,9 @@ def sizes(draw, family):
 
 def made(family, settings):
     """A model of the library whose every entry, zero and one alike, holds recipe values."""
+    import torch
+    import transformers
+
     config, model = (getattr(transformers, name) for name in MODELS[family])
     module = model(config(**settings)).eval()
     # MAE's table is a constant of its size.
@@ -85,6 +86,8 @@ def made(family, settings):
 
 def features_of(family, module, pixels):
     """What the library gives: patches after a final norm of gain one and bias zero."""
+    import torch
+
     options = {"interpolate_pos_encoding": True} if family in ("siglip2", "mae") else {}
     if family == "mae":
         patches = pixels.shape[2] * pixels.shape[3] // module.config.patch_size**2
@@ -106,9 +109,10 @@ def preprocessing_of(folder):
     (folder / "preprocessor_config.json").write_text(json.dumps(means))
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", MODELS)
 def test_folders_go_in_and_out(family):
+    import transformers
+
     @few
     @hypothesis.given(sizes(family))
     def check(drawn):
@@ -135,9 +139,10 @@ def test_folders_go_in_and_out(family):
     check()
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_towers_of_both_kinds_of_siglip_files(tmp_path):
     """A file of both towers, as google/siglip2-base-patch16-256 is one, with few settings."""
+    import transformers
+
     vision = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision |= {"intermediate_size": 32, "image_size": 48}
     text = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
