@@ -8,23 +8,12 @@ from rae_jax.diffusion.guidance import Guidance
 from rae_jax.diffusion.ode import METHODS
 from rae_jax.diffusion.paths import PATHS, LinearPath
 from rae_jax.diffusion.sampler import Sampler, sample_noise
+from rae_jax.diffusion.sde import Process
 from rae_jax.diffusion.time_grids import sampling_interval, time_grid
-from rae_jax.models.denoisers.base import DenoiserOutput
+from tests.diffusion.denoisers import NULL, Counted, Known
 
 SHAPE, KEY = (3, 5, 4), jax.random.key(0)
 LABELS = jnp.array([2, 0])
-
-
-class Known:
-    """A denoiser made of a function of (latents, t, labels)."""
-
-    null_label = 3
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, noisy_latents, t, labels):
-        return DenoiserOutput(self.function(noisy_latents, t, labels))
 
 
 def sampler(
@@ -83,7 +72,7 @@ def test_guidance_goes_away_from_the_null_label():
         sampler(guidance=Guidance("classifier_free", scale))(predict, KEY, jnp.arange(2), LABELS)
         for scale in (1.0, 2.0)
     )
-    conditional, null = np.cos([2.0, 0.0]), np.cos(3.0)
+    conditional, null = np.cos([2.0, 0.0]), np.cos(NULL)
     expected = (conditional - null)[:, None, None, None]
     np.testing.assert_allclose(guided - plain, np.broadcast_to(expected, plain.shape), atol=0.02)
 
@@ -107,6 +96,68 @@ def test_clean_predictions_are_not_asked_at_zero(method):
     assert np.all(np.isfinite(latents))
 
 
-def test_unknown_methods_are_refused():
-    with pytest.raises(ValueError, match="method must be one of .* got 'ddim'"):
-        sampler(method="ddim")
+def test_scales_may_differ_within_a_batch():
+    sample = sampler(guidance=Guidance("classifier_free", 5.0))
+    predict, index = one_point("velocity", LinearPath()), jnp.arange(2)
+    mixed = sample(predict, KEY, index, LABELS, guidance_scale=jnp.array([1.0, 2.5]))
+    plain = sampler()(predict, KEY, index, LABELS)
+    other = sampler(guidance=Guidance("classifier_free", 2.5))(predict, KEY, index, LABELS)
+    np.testing.assert_array_equal(mixed[0], plain[0])
+    np.testing.assert_allclose(mixed[1], other[1], rtol=0, atol=1e-5)
+
+
+def test_autoguidance_goes_away_from_the_guide():
+    model, guide = (Known(lambda x, t, labels, v=v: jnp.full_like(x, v)) for v in (1.0, 0.2))
+    sample = sampler(guidance=Guidance("autoguidance", 1.5), final_step="zero")
+    noise = sample_noise(KEY, jnp.arange(2), SHAPE)
+    latents = sample(model, KEY, jnp.arange(2), LABELS, guide=guide)
+    np.testing.assert_allclose(latents, noise - (0.2 + 1.5 * 0.8), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "extra", "message"),
+    [
+        (Guidance(), {"guide": Known(None)}, "guidance 'none' uses no guide"),
+        (Guidance(), {"guidance_scale": jnp.ones(2)}, "needs a guidance method, got 'none'"),
+        (Guidance("autoguidance", 1.5), {}, "autoguidance needs a second, weaker denoiser"),
+    ],
+)
+def test_what_nothing_would_use_or_is_missing_is_an_error(guidance, extra, message):
+    with pytest.raises(ValueError, match=message):
+        sampler(guidance=guidance)(Known(None), KEY, jnp.arange(2), LABELS, **extra)
+
+
+def test_no_null_label_no_classifier_free_guidance():
+    class Unlabelled(Known):
+        null_label = None
+
+    sample = sampler(guidance=Guidance("classifier_free", 1.5))
+    with pytest.raises(ValueError, match="trained without label dropout"):
+        sample(Unlabelled(None), KEY, jnp.arange(2), LABELS)
+
+
+SAMPLERS = {
+    **{method: Flow(method=method) for method in (*METHODS, "dopri5")},
+    "stochastic euler": Process(LinearPath()),
+    "stochastic heun": Process(LinearPath(), method="heun"),
+}
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "shared"])
+def test_sampling_is_one_program_with_one_loop(name):
+    """No round trip to the host, and a network that is traced as often as a step evaluates it."""
+    steps, traced = (0, 4, 9) if name == "shared" else (), []
+
+    class Traced(Counted):
+        def _count(self, what, labels):
+            traced.append(what)
+
+    grid = tuple(map(float, time_grid(50)))
+    sample = Sampler(SHAPE, grid, SAMPLERS.get(name, Flow()), Guidance(), steps)
+    inputs = Traced(), KEY, jnp.arange(2), LABELS
+    program = str(jax.make_jaxpr(lambda: sample(*inputs))())
+    assert "callback" not in program
+    # As often as a step has nodes, not as often as there are steps.
+    assert 0 < len(traced) <= 8
+    loops = program.count(" scan[") + program.count(" while[")
+    assert loops >= 1 if name == "dopri5" else loops == 1

@@ -127,27 +127,71 @@ def test_step_noise_depends_on_key_number_and_step_alone():
     np.testing.assert_array_equal(alone(jnp.int32(2)), both(jnp.int32(2))[1:])
     noise = both(jnp.int32(2))
     assert np.all(noise != both(jnp.int32(3))) and np.all(noise[0] != noise[1])
+    many = step_noise(key, jnp.arange(400), shape)(jnp.int32(0))
+    # Five standard errors of the mean and of the variance.
+    assert abs(many.mean()) < 5 / np.sqrt(many.size)
+    assert abs(many.var() - 1) < 5 * np.sqrt(2 / many.size)
 
 
-@pytest.mark.parametrize("form", ["constant", "sigma", "linear", "decreasing"])
+class Gaussian:
+    """Data N(0.5, 0.3²) on the linear path: the best velocity, and what every process leads to.
+
+    As that velocity is linear in the latents, the end of a run is a sum of what it started from and
+    of the noise of each step with factors that can be read off: its distribution needs no draws.
+    """
+
+    mean, std = 0.5, 0.3
+    last = 0.1
+
+    def velocity(self, latents, t):
+        alpha = 1 - t
+        variance = (self.std * alpha) ** 2 + t**2
+        clean = self.mean + self.std**2 * alpha * (latents - self.mean * alpha) / variance
+        return (latents - clean) / t
+
+    def factors(self, process, num_steps):
+        """Of 1, of the start and of the noise of each step."""
+        start = np.zeros((num_steps + 2, 1, 1, 1), np.float32)
+        start[1] = 1
+        rows = jnp.arange(num_steps + 2)[:, None, None, None]
+        times = np.linspace(1, self.last, num_steps + 1, dtype=np.float32)
+
+        @jax.jit
+        def run(start):
+            noise = lambda step: (rows == step + 2).astype(jnp.float32)  # noqa: E731
+            return process.integrate(self.velocity, start, times, noise)
+
+        end = np.asarray(run(start), np.float64).ravel()
+        return end[0], end[1] - end[0], end[2:] - end[0]
+
+    def weak_error(self, process, num_steps):
+        """Of mean and standard deviation; noise at t = 1 and data there are the same."""
+        constant, of_start, of_noise = self.factors(process, num_steps)
+        alpha = 1 - self.last
+        std = np.sqrt(of_start**2 + np.sum(of_noise**2))
+        exact = np.hypot(self.std * alpha, self.last)
+        return np.hypot(constant - self.mean * alpha, std - exact)
+
+    def strong_error(self, process, num_steps, reference):
+        """Root mean square distance from a run of many steps that meets the same noise."""
+        constant, of_start, of_noise = self.factors(process, num_steps)
+        parts = len(reference[2]) // num_steps
+        of_noise = np.repeat(of_noise, parts) / np.sqrt(parts)
+        differences = [constant - reference[0], of_start - reference[1], *(of_noise - reference[2])]
+        return np.sqrt(np.sum(np.square(differences)))
+
+
+@pytest.mark.parametrize("form", ["constant", "sigma", "decreasing"])
 @pytest.mark.parametrize("method", ["euler", "heun"])
-def test_gaussian_data_come_out_gaussian(form, method):
-    # Data N(0.5, 0.3²): the best velocity on the linear path is known.
-    def velocity(latents, t):
-        alpha, sigma = 1 - t, t
-        variance = (0.3 * alpha) ** 2 + sigma**2
-        clean = 0.5 + 0.09 * alpha * (latents - 0.5 * alpha) / variance
-        return (latents - clean) / jnp.maximum(t, 1e-6)
-
+def test_half_the_step_halves_the_error(form, method):
+    problem = Gaussian()
     process = Process(LinearPath(), "velocity", Diffusion(form), method, "none")
-    grid = time_grid(300, 2.0, interval=(1.0, 0.01))
-    noise_key, step_key = jax.random.split(jax.random.key(0))
-    start = jax.random.normal(noise_key, (64, 8, 8, 2))
-    noise = step_noise(step_key, jnp.arange(64), (8, 8, 2))
-    end = jax.jit(lambda x: process.integrate(velocity, x, grid, noise))(start)
-    # What is left at the last time, 0.0198 after the shift.
-    assert float(end.mean()) == pytest.approx(0.5 * 0.98, abs=0.02)
-    assert float(end.std()) == pytest.approx(np.hypot(0.3 * 0.98, 0.02), abs=0.01)
+    weak = [problem.weak_error(process, steps) for steps in (64, 128)]
+    assert np.log2(weak[0] / weak[1]) == pytest.approx(1, abs=0.25)
+    assert weak[1] < 0.015
+    reference = problem.factors(process, 1024)
+    strong = [problem.strong_error(process, steps, reference) for steps in (32, 64)]
+    assert np.log2(strong[0] / strong[1]) == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize(
