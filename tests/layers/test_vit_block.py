@@ -2,8 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rae_jax.layers.linear import normal_linear
+from rae_jax.layers.mlp import SwiGLU
 from rae_jax.layers.patch_embedding import PatchEmbedding
-from rae_jax.layers.vit_block import ViTBlock, layer_norm
+from rae_jax.layers.vit_block import LayerScale, ViTBlock, ViTStyle, layer_norm
 from rae_jax.ops.patches import patchify
 from tests.models.compiled import example, filled, run
 
@@ -17,6 +19,24 @@ def test_block_is_two_pre_norm_residuals():
     middle = tokens + run(layer.attention, run(layer.norm_1, tokens))
     expected = middle + run(layer.mlp, run(layer.norm_2, middle))
     np.testing.assert_allclose(run(layer, tokens), expected, rtol=0, atol=1e-5)
+
+
+def test_style_scales_both_branches_and_gates_the_second():
+    style = ViTStyle(use_swiglu=True, layer_scale=0.5, linear=normal_linear)
+    layer = filled(
+        lambda: ViTBlock(8, 2, 12, epsilon=1e-6, style=style, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    )
+    assert isinstance(layer.mlp, SwiGLU)
+    tokens = example((2, 5, 8))
+    gains = np.asarray(layer.scale_1.gain[...]), np.asarray(layer.scale_2.gain[...])
+    assert not np.allclose(*gains)
+    branch = np.asarray(run(layer.attention, run(layer.norm_1, tokens)))
+    middle = tokens + gains[0] * branch
+    branch = np.asarray(run(layer.mlp, run(layer.norm_2, middle)))
+    expected = middle + gains[1] * branch
+    np.testing.assert_allclose(run(layer, tokens), expected, rtol=0, atol=1e-5)
+    initial = LayerScale(3, 0.5)
+    np.testing.assert_array_equal(initial.gain[...], np.full(3, 0.5, np.float32))
 
 
 def test_layer_norm_keeps_small_deviations_about_a_large_mean():
