@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from rae_jax.weights.errors import WeightFileError
+
 INDEX_SUFFIX = ".safetensors.index.json"
-
-
-class WeightFileError(ValueError):
-    """A weight file that is damaged or of another format; the message names the file."""
 
 
 class SafetensorFile(Mapping[str, np.ndarray]):
