@@ -36,7 +36,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise ValueError(f"cannot read image {os.fspath(path)}: {error}") from error
 
 
-def _images_below(folder: pathlib.Path) -> list[str]:
+def images_below(folder: pathlib.Path) -> list[str]:
     """Image files in `folder` and its sub-folders, sorted; hidden ones are left out."""
     found = []
     for where, folders, files in os.walk(folder, followlinks=True):
@@ -79,7 +79,7 @@ class ImageFolder:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
         names = sorted(entry.name for entry in visible if entry.is_dir())
         loose = sorted(entry.path for entry in visible if entry.is_file() and _is_image(entry.name))
-        by_class = {name: _images_below(folder / name) for name in names}
+        by_class = {name: images_below(folder / name) for name in names}
         empty = [name for name, paths in by_class.items() if not paths]
         if not loose and len(empty) == len(names):
             raise ValueError(f"no images in {folder}; accepted are {', '.join(SUFFIXES)}")
