@@ -40,12 +40,14 @@ def save_npz(
     parts = iter(images)
     first = next(parts)
     shape, count = (len(labels), *first.shape[1:]), 0
+    parts = itertools.chain([first], parts)
+    del first  # Else it would stay in memory beside all others.
     with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         # Sizes are in the header of a member, which is written before it is known how many bytes
         # follow: without the mark for large files, those above 4 GiB would end in an error.
         with archive.open(_IMAGES, "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, _header(shape, np.dtype(np.uint8)))
-            for part in itertools.chain([first], parts):
+            for part in parts:
                 member.write(np.ascontiguousarray(part).data)
                 count += len(part)
         if count != len(labels):

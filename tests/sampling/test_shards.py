@@ -96,8 +96,8 @@ def joined(folder, num_shards, per_shard, size):
 
 
 def test_joining_takes_the_memory_of_a_block(tmp_path):
-    # 60 MB of images in blocks of 8 MiB, of which the reader and the writer hold one each.
-    assert joined(tmp_path, num_shards=10, per_shard=32, size=250) < 20e6
+    # 60 MB of images in blocks of 6 MB, of which the reader and the writer hold one each.
+    assert joined(tmp_path, num_shards=10, per_shard=32, size=250) < 15e6
 
 
 @pytest.mark.slow
