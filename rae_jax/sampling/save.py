@@ -1,6 +1,5 @@
 """Generated images as files: the npz of the ADM evaluation suite, and PNGs."""
 
-import itertools
 import pathlib
 import struct
 import zipfile
@@ -37,17 +36,15 @@ def save_npz(
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"the file name must end in .npz, got {path.name!r}")
-    parts = iter(images)
-    first = next(parts)
-    shape, count = (len(labels), *first.shape[1:]), 0
-    parts = itertools.chain([first], parts)
-    del first  # Else it would stay in memory beside all others.
+    count = 0
     with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         # Sizes are in the header of a member, which is written before it is known how many bytes
         # follow: without the mark for large files, those above 4 GiB would end in an error.
         with archive.open(_IMAGES, "w", force_zip64=True) as member:
-            np.lib.format.write_array_header_1_0(member, _header(shape, np.dtype(np.uint8)))
-            for part in parts:
+            for part in images:
+                if not count:
+                    shape = (len(labels), *part.shape[1:])
+                    np.lib.format.write_array_header_1_0(member, _header(shape, part.dtype))
                 member.write(np.ascontiguousarray(part).data)
                 count += len(part)
         if count != len(labels):
