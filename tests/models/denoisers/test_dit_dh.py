@@ -1,4 +1,5 @@
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,9 @@ import pytest
 from flax import nnx
 
 from rae_jax.configuration import defaults
+from rae_jax.diffusion.guidance import Guidance
+from rae_jax.diffusion.sampler import Sampler
+from rae_jax.diffusion.time_grids import time_grid
 from rae_jax.layers.adaln_block import BlockStyle
 from rae_jax.layers.functional import Buffer, abstract, split
 from rae_jax.models.denoisers.base import Denoiser
@@ -313,6 +317,39 @@ def test_presets_agree_with_the_configuration(size):
 
 def test_null_labels_exist_only_after_label_dropout():
     assert tiny(has_null_label=False).null_label is None
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 1000])
+def test_any_number_of_classes_can_be_drawn_with_guidance(num_classes):
+    model = tiny(num_classes=num_classes)
+    times = tuple(map(float, time_grid(3)))
+    sampler = Sampler(TINY.latent_shape, times, guidance=Guidance("classifier_free", 2.0))
+    definition, weights = split(model)
+    labels = jnp.array([0, num_classes - 1])
+    inputs = jax.random.key(0), jnp.arange(2), labels
+    latents = jax.jit(lambda weights: sampler(definition.merge(weights), *inputs))(weights)
+    assert model.label_embedding.table.shape[0] == num_classes + 1
+    assert np.all(np.isfinite(latents))
+
+
+@pytest.mark.slow
+def test_compile_time_does_not_grow_with_depth():
+    """Forward and backward at full size, with shapes in place of weights."""
+    seconds = {}
+    for size in ("s", "xl"):
+        config = DiTDHConfig(latent_shape=(16, 16, 768), **PRESETS[size])
+        model = abstract(lambda: DiTDH(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))  # noqa: B023
+        definition, params, buffers = split(model, nnx.Param, Buffer)
+
+        def loss(params, buffers, latents, t, labels, definition=definition):
+            return jnp.mean(definition.merge(params, buffers)(latents, t, labels).prediction ** 2)
+
+        inputs = jax.ShapeDtypeStruct((2, 16, 16, 768), jnp.float32), TIMES, LABELS
+        start = time.perf_counter()
+        jax.jit(jax.grad(loss)).lower(params, buffers, *inputs).compile()
+        seconds[size] = time.perf_counter() - start
+    print(seconds)
+    assert seconds["xl"] < 3 * seconds["s"]
 
 
 @pytest.mark.parametrize(

@@ -151,23 +151,68 @@ def test_ways_to_run_and_options_that_crash_upstream():
     assert 0 < np.abs(rough - expected).mean() < 0.02 * np.abs(expected).mean()
 
 
-def test_initial_parameters():
+def test_initial_distribution_of_every_parameter():
     def make():
-        config = dataclasses.replace(TINY, hidden_size=64, latent_shape=(4, 6, 16))
+        config = dataclasses.replace(
+            TINY, hidden_size=64, latent_shape=(4, 6, 16), style=BlockStyle(use_qk_norm=True)
+        )
         return LightningDiT(config, dtype=jnp.float32, rngs=nnx.Rngs(jax.random.key(0)))
 
     definition, _, _ = split(abstract(make), nnx.Param, Buffer)
     _, parameters, buffers = jax.jit(lambda: (0, *split(make(), nnx.Param, Buffer)[1:]))()
-    model = definition.merge(parameters, buffers)
     assert set(buffers) == {"position_table", "time_embedding"}
-    for layer in (model.blocks.attention.qkv, model.blocks.mlp.gate_up, model.embedding.projection):
-        fan_in, fan_out = layer.kernel.shape[-2:]
-        bound = (6 / (fan_in + fan_out)) ** 0.5
-        assert 0.98 * bound < float(jnp.abs(layer.kernel[...]).max()) <= bound
-        assert not np.any(layer.bias[...])
-    for layer in (model.time_embedding.up, model.time_embedding.out):
-        assert float(layer.kernel[...].std()) == pytest.approx(0.02, rel=0.05)
-        assert not np.any(layer.bias[...])
-    for layer in (model.blocks.modulation, model.output.modulation, model.output.linear):
-        assert not np.any(layer.kernel[...]) and not np.any(layer.bias[...])
-    assert float(model.label_embedding.table[...].std()) == pytest.approx(0.02, rel=0.02)
+    model = definition.merge(parameters, buffers)
+    seen = set()
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        *_, layer, leaf = path
+        name, values = ".".join(map(str, path)), np.asarray(variable[...])
+        if leaf == "scale":
+            group = "gain"
+            assert np.all(values == 1), name
+        elif leaf == "bias" or path[0] == "output" or layer == "modulation":
+            group = "zero"
+            assert not np.any(values), name
+        elif name == "label_embedding.table" or path[0] == "time_embedding":
+            group = "normal"
+            assert values.std() == pytest.approx(0.02, rel=0.05), name
+            assert np.abs(values).max() > 0.05, name
+        else:
+            group = "uniform"
+            fan_in, fan_out = values.shape[-2:]
+            bound = (6 / (fan_in + fan_out)) ** 0.5
+            assert 0.98 * bound < np.abs(values).max() <= bound, name
+            # Five standard errors of a standard deviation.
+            spread = 5 * bound / np.sqrt(3) * np.sqrt(0.2 / values.size)
+            assert abs(values.std() - bound / np.sqrt(3)) < spread, name
+        seen.add((group, layer, leaf))
+    assert {layer for group, layer, _ in seen if group == "uniform"} == {
+        "projection",
+        "qkv",
+        "out",
+        "gate_up",
+        "down",
+    }
+
+
+def test_sampling_is_guided_by_the_rule_of_every_denoiser():
+    model, guide = tiny(), tiny(depth=1)
+    t, labels = jnp.float32(0.5), jnp.array([1, 2])
+
+    @jax.jit
+    def guided(model, guide, t):
+        velocity, weaker = ((lambda *inputs, m=m: m(*inputs).prediction) for m in (model, guide))
+        rule = {"scale": 1.5, "interval": (0.4, 0.5)}
+        return [
+            velocity(LATENTS, jnp.full(2, t), labels),
+            velocity(LATENTS, jnp.full(2, t), jnp.full(2, 1000)),
+            weaker(LATENTS, jnp.full(2, t), labels),
+            classifier_free(velocity, labels, model.null_label, **rule)(LATENTS, t),
+            autoguidance(velocity, weaker, labels, **rule)(LATENTS, t),
+        ]
+
+    plain, null, other, free, auto = guided(model, guide, t)
+    np.testing.assert_allclose(free, null + 1.5 * (plain - null), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(auto, other + 1.5 * (plain - other), rtol=0, atol=1e-5)
+    plain, *_, free, auto = guided(model, guide, jnp.float32(0.51))
+    np.testing.assert_array_equal(free, plain)
+    np.testing.assert_array_equal(auto, plain)
