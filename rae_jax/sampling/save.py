@@ -1,5 +1,6 @@
 """Generated images as files: the npz of the ADM evaluation suite, and PNGs."""
 
+import concurrent.futures
 import pathlib
 import struct
 import zipfile
@@ -131,6 +132,7 @@ def save_pngs(
     if len(names) != len(images):
         raise ValueError(f"expected one name per image, got {len(names)} for {len(images)}")
     paths = [pathlib.Path(folder) / name for name in names]
-    for path, image in zip(paths, images, strict=True):
-        save_png(path, image)
+    # Compression, which takes most of the time, leaves other threads free to run.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(save_png, paths, images))
     return paths
