@@ -19,7 +19,9 @@ _IMAGES, _LABELS = "arr_0.npy", "arr_1.npy"
 def save_npz(
     path: str | pathlib.Path,
     images: Iterable[UInt8[np.ndarray, "n H W 3"]],
-    labels: Int[np.ndarray, " N"],
+    labels: Int[np.ndarray, " N"] | None,
+    *,
+    num_images: int | None = None,
 ) -> None:
     """Writes samples in the layout of the ADM suite: images as `arr_0`, labels as `arr_1`.
 
@@ -29,14 +31,16 @@ def save_npz(
     Args:
         path: Ends in ".npz".
         images: All images, in parts.
-        labels: One per image.
+        labels: One per image; None writes a file without labels.
+        num_images: How many images there are, for a file without labels.
 
     Raises:
-        ValueError: The path has another ending, or there is not one label per image.
+        ValueError: The path has another ending, or there are not as many images as labels.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"the file name must end in .npz, got {path.name!r}")
+    total = num_images if labels is None else len(labels)
     count = 0
     with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         # Sizes are in the header of a member, which is written before it is known how many bytes
@@ -44,17 +48,18 @@ def save_npz(
         with archive.open(_IMAGES, "w", force_zip64=True) as member:
             for part in images:
                 if not count:
-                    shape = (len(labels), *part.shape[1:])
+                    shape = (total, *part.shape[1:])
                     np.lib.format.write_array_header_1_0(member, _header(shape, part.dtype))
                 member.write(np.ascontiguousarray(part).data)
                 count += len(part)
-        if count != len(labels):
-            raise ValueError(f"expected one label per image, got {len(labels)} for {count}")
-        with archive.open(_LABELS, "w") as member:
-            np.lib.format.write_array(member, labels.astype(np.int64), version=(1, 0))
+        if count != total:
+            raise ValueError(f"expected one label per image, got {total} for {count}")
+        if labels is not None:
+            with archive.open(_LABELS, "w") as member:
+                np.lib.format.write_array(member, labels.astype(np.int64), version=(1, 0))
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, object]:
+def _header(shape: tuple[int | None, ...], dtype: np.dtype) -> dict[str, object]:
     return {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,
