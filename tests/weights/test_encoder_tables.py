@@ -95,7 +95,7 @@ def test_only_what_is_known_to_be_unused_is_ignored(file):
     key = next(iter(file.used))
     start = key[: key.index("embeddings")]
     for surplus in (f"{start}pooler.weight", f"{start}encoder.norm.weight", "embedding", "x"):
-        with pytest.raises(WeightError, match=f"^1 mismatches[^$]*surplus entry {surplus}"):
+        with pytest.raises(WeightError, match=f"^1 mismatch[^$]*surplus entry {surplus}"):
             file.read(file.entries | {surplus: np.ones(3, np.float32)})
 
 
@@ -104,18 +104,6 @@ def test_every_entry_is_needed(file):
     with pytest.raises(WeightError, match=f"^{len(file.used)} mismatches") as error:
         file.read(entries)
     assert set(re.findall("missing entry ([^ ]+) ", str(error.value))) == set(file.used)
-
-
-def test_all_problems_are_listed_at_once():
-    file = File("dinov2_registers")
-    entries = dict(file.entries)
-    del entries["embeddings.register_tokens"], entries["encoder.layer.1.layer_scale2.lambda1"]
-    entries["embeddings.cls_token"] = np.full((1, 1, 48), np.nan, np.float32)
-    entries["encoder.layer.0.mlp.fc1.weight"] = np.zeros((8, 48), np.float32)
-    with pytest.raises(WeightError, match="^4 mismatches") as error:
-        file.read(entries)
-    for part in ("register_tokens", "layer_scale2", "cls_token holds NaN", "mlp.up.kernel differ"):
-        assert part in str(error.value)
 
 
 def test_registers_of_a_model_that_has_none_are_surplus():
