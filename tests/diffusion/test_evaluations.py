@@ -1,12 +1,19 @@
 """The counts against what a compiled sampler really evaluates."""
 
+import ast
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from rae_jax import build
+from rae_jax.configuration.schema import GuidanceConfig, SamplerConfig, TransportConfig, parse
 from rae_jax.diffusion.evaluations import evaluation_times, evaluations
 from rae_jax.diffusion.flow import Flow
 from rae_jax.diffusion.guidance import Guidance
+from rae_jax.diffusion.ode import METHODS
 from rae_jax.diffusion.paths import LinearPath
 from rae_jax.diffusion.sampler import Sampler
 from rae_jax.diffusion.sde import Process
@@ -75,3 +82,48 @@ def test_the_numbers_themselves():
 def test_adaptive_steps_cannot_be_told():
     with pytest.raises(ValueError, match="depends on the denoiser"):
         evaluation_times(Sampler((1, 1, 1), GRID, Flow(method="dopri5")))
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "sampling.md"
+ROW = re.compile(r"^\| `?([^|`]*)`? \| ([\d +]+) \| ([\d +]+) \|$", re.MULTILINE)
+
+
+def settings(text):
+    """Sections of sampler and guidance from "guidance.scale=1.5 sampler.mode=sde"."""
+    values = {"sampler": {}, "guidance": {}}
+    for setting in text.split():
+        name, value = setting.split("=")
+        section, key = name.split(".")
+        literal = re.match(r"[\d(]", value)
+        values[section][key] = ast.literal_eval(value) if literal else value
+    if values["guidance"].get("method") == "autoguidance":
+        values["guidance"]["checkpoint"] = "runs/guide"
+    sections = SamplerConfig, GuidanceConfig
+    return [parse(cls, part) for cls, part in zip(sections, values.values(), strict=True)]
+
+
+def upstream(sampler, guidance):
+    """(denoiser, guide) of the published program: rows of its batches per image."""
+    nodes = len(METHODS[sampler.method].nodes)
+    count = (sampler.num_steps - 1) * nodes
+    if sampler.mode == "sde":
+        # Velocity and score each take an evaluation, in the last step too.
+        count = 2 * (count + 1)
+    if guidance.method == "none" or guidance.scale == 1:
+        return (count,)
+    # All rows are there twice, at all times, whether their second half is used or not.
+    return (2 * count,) if guidance.method == "classifier_free" else (2 * count, 2 * count)
+
+
+def test_the_table_of_the_guide():
+    shape = (16, 16, 768)
+    transport = build.flow_matching(TransportConfig(), shape)
+    rows = ROW.findall(PAGE.read_text())
+    assert len(rows) >= 10
+    for text, ours, theirs in rows:
+        sampler, guidance = settings("" if text == "the defaults" else text)
+        found = evaluations(build.sampler(transport, shape, sampler, guidance))
+        assert [int(n) for n in ours.split("+")] == [
+            n for n in (found.wanted, found.reference) if n
+        ], text
+        assert tuple(int(n) for n in theirs.split("+")) == upstream(sampler, guidance), text

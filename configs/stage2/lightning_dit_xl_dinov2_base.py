@@ -1,0 +1,27 @@
+"""Stage 2: LightningDiT-XL on DINOv2-B latents (16x16x768), ImageNet 256 (RAE, arXiv:2510.11690).
+
+One trunk of width 1152 in place of DiTDH's backbone and head, to compare with: the paper finds that
+a denoiser should be at least as wide as its latents have channels, which this one is, and that the
+wide head of DiTDH is worth more than depth. Trained as `dit_dh_xl_mae_base.py` says.
+
+Set `data.path` to a folder with `train/<class>/*`; decoder and statistics are those of DINOv2-B
+with registers, trained here or converted.
+"""
+
+from rae_jax.configuration import defaults
+
+
+def get_config():
+    config = defaults.stage2()
+    config.autoencoder.encoder.path = "facebook/dinov2-with-registers-base"
+    config.autoencoder.encoder.input_size = 224
+    config.autoencoder.decoder = defaults.decoder("vit_xl")
+    config.autoencoder.checkpoint = "runs/vit_xl_dinov2_base"
+    config.autoencoder.statistics = "runs/dinov2_base/latent_statistics.npz"
+    config.data.image_size = 256
+    config.data.crop = "center"
+    config.data.horizontal_flip = True
+    config.denoiser = defaults.denoiser("lightning_dit_xl")
+    config.global_batch_size = 1024
+    config.duration = "1400 epochs"
+    return config
