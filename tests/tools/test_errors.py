@@ -100,7 +100,7 @@ RECONSTRUCT = ("reconstruct", "reconstruction", "new")
         ((*STAGE1, "--config.autoencoder.encoder.path=loose"), "no file at loose/config.json"),
         (
             (*STAGE1, "--config.autoencoder.encoder.path=encoder"),
-            "encoder/config.json has model_type 'vit'; supported are vit_mae",
+            "encoder/config.json: model_type 'vit' is not supported; did you mean 'vit_mae'?",
         ),
         (
             (*STAGE2, NO_DECODER, "--config.autoencoder.statistics=absent.npz"),
