@@ -14,7 +14,7 @@ from rae_jax.files import replacing
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file; an existing one is replaced as a whole."""
     # Files are written from memory as it lies: a transposed view would come out untransposed.
-    arrays = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
+    arrays = {key: np.asarray(array, order="C") for key, array in tensors.items()}
     with replacing(path) as partial:
         save_file(arrays, partial, metadata={"format": "pt"})
 
