@@ -175,7 +175,13 @@ def encoder_table(
 
 
 def load_encoder(
-    name: str, *, dtype: DTypeLike, unroll: int = 1, remat: str = "none"
+    name: str,
+    *,
+    dtype: DTypeLike,
+    unroll: int = 1,
+    remat: str = "none",
+    revision: str | None = None,
+    place: convert.Place | None = None,
 ) -> tuple[Encoder, Preprocessing]:
     """Builds an encoder and fills it with published weights.
 
@@ -185,12 +191,14 @@ def load_encoder(
         dtype: Compute dtype.
         unroll: Blocks per iteration of the scan.
         remat: What the backward pass recomputes, see `scan_layers`.
+        revision: Branch, tag or commit of a hub repository.
+        place: Where each array goes, see `convert.load`.
 
     Raises:
         FileNotFoundError: If the folder or a file is missing.
         ValueError: If the model type is not supported, or the files do not fit together.
     """
-    folder = hub.resolve(name, _FILES)
+    folder = hub.resolve(name, _FILES, revision=revision)
     content = readers.read_json(folder / "config.json")
     try:
         config = encoder_config(content)
@@ -200,9 +208,10 @@ def load_encoder(
     tensors = readers.read_tensors(folder)
     encoder = encoder_from_config(config, dtype=dtype, unroll=unroll, remat=remat)
     try:
-        return convert.load(encoder_table(config, tensors), tensors, encoder), preprocessing
+        convert.load(encoder_table(config, tensors), tensors, encoder, place=place)
     except convert.WeightError as error:
         raise convert.WeightError(f"{folder}: {error}") from None
+    return encoder, preprocessing
 
 
 def save_encoder(

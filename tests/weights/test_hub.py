@@ -12,18 +12,20 @@ def test_folders_are_themselves(tmp_path):
 def test_repositories_are_downloaded_with_the_wanted_files_only(tmp_path, monkeypatch):
     calls = []
 
-    def download(repository, *, allow_patterns):
-        calls.append((repository, allow_patterns))
+    def download(repository, *, revision, allow_patterns):
+        calls.append((repository, revision, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert hub.resolve("owner/some-model", ("config.json", "*.safetensors")) == tmp_path
-    assert calls == [("owner/some-model", ["config.json", "*.safetensors"])]
+    files = ("config.json", "*.safetensors")
+    assert hub.resolve("owner/some-model", files) == tmp_path
+    assert hub.resolve("owner/some-model", files, revision="v2") == tmp_path
+    assert calls == [("owner/some-model", revision, [*files]) for revision in (None, "v2")]
 
 
 @pytest.mark.parametrize("error", [LocalEntryNotFoundError("offline"), ConnectionError("no net")])
 def test_without_network_the_error_says_what_to_fetch(monkeypatch, error):
-    def download(repository, *, allow_patterns):
+    def download(repository, *, revision, allow_patterns):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

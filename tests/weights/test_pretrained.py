@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from rae_jax.layers.functional import split
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
+from rae_jax.weights import hub
 from rae_jax.weights.pretrained import Preprocessing, encoder_config, load_encoder, save_encoder
 from tests.comparison import load_case, nchw_to_nhwc
 from tests.models.compiled import filled, run
@@ -33,6 +35,33 @@ def test_saved_encoders_load_with_the_same_bits(folder, tmp_path):
     save_encoder(tmp_path / "again", encoder, preprocessing)
     for file in folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_arrays_go_straight_to_their_shards(folder):
+    mesh = jax.make_mesh((2,), ("fsdp",), devices=jax.devices()[:2])
+
+    def place(name, leaf):
+        cut = ("fsdp",) if name == "blocks.mlp.up.kernel" else ()
+        return NamedSharding(mesh, PartitionSpec(*cut, *(None,) * (len(leaf.shape) - len(cut))))
+
+    whole, _ = load_encoder(str(folder), dtype=jnp.float32)
+    cut, _ = load_encoder(str(folder), dtype=jnp.float32, place=place)
+    kernel = cut.blocks.mlp.up.kernel[...]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(1, 8, 12)}
+    np.testing.assert_array_equal(kernel, whole.blocks.mlp.up.kernel[...])
+    assert len(cut.class_token[...].sharding.device_set) == 2
+
+
+def test_a_revision_of_a_repository_can_be_named(folder, monkeypatch):
+    asked = []
+
+    def resolve(name, files, *, revision):
+        asked.append((name, revision))
+        return folder
+
+    monkeypatch.setattr(hub, "resolve", resolve)
+    load_encoder("owner/model", dtype=jnp.float32, revision="v2")
+    assert asked == [("owner/model", "v2")]
 
 
 FOLDERS = {
