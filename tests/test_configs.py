@@ -16,6 +16,7 @@ from rae_jax.configuration import defaults, schema
 from rae_jax.configuration.section import Section
 from rae_jax.data.sources.base import record
 from rae_jax.data.sources.image_folder import ImageFolder
+from rae_jax.evaluation.features import PUBLISHED_FILE
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
@@ -223,6 +224,27 @@ def encode_once(config: schema.AutoencoderConfig, data: schema.DataConfig, count
     assert latents.shape == (count, *autoencoder.latent_shape(data.image_size))
 
 
+def evaluate_once(config: Section) -> bool:
+    """Whether `config` is of an evaluation, whose network and images are then looked at."""
+    match config:
+        case schema.PackingConfig():
+            assert config.images.path
+            return True
+        case schema.GenerationEvaluationConfig() | schema.ReferenceStatisticsConfig():
+            pass
+        case schema.ReconstructionEvaluationConfig():
+            if config.checkpoint:
+                made = made_by(config.checkpoint)
+                assert config.originals.data.image_size == made.data.image_size
+        case _:
+            return False
+    if config.extractor.kind == "inception":
+        assert config.extractor.weights == PUBLISHED_FILE
+    else:
+        build.encoder(schema.AutoencoderConfig(encoder=config.extractor.encoder), build.Compute())
+    return True
+
+
 def made_by(checkpoint: str) -> Section:
     """Config of the run in `checkpoint`, whose folder has the name of its config."""
     name = pathlib.Path(checkpoint).name
@@ -256,6 +278,8 @@ def step_once(config: Section) -> TrainState | None:
                 step_once(part)
             for part in (config.sampling, config.guided):
                 sample_once(part, config.stage2)
+        case _ if evaluate_once(config):
+            pass
         case _:
             pytest.fail(f"nothing is known of {type(config).__name__}: add its step here")
     return None

@@ -15,6 +15,9 @@ Settings = Any
 """A `ConfigDict`, whose declared types would let no file set a key inside a section."""
 
 DECODERS = {
+    "vit_s": schema.DecoderConfig(
+        hidden_size=384, depth=12, num_heads=6, intermediate_size=1536, patch_size=16
+    ),
     "vit_b": schema.DecoderConfig(
         hidden_size=768, depth=12, num_heads=12, intermediate_size=3072, patch_size=16
     ),
@@ -23,7 +26,7 @@ DECODERS = {
     ),
     "vit_xl": schema.DecoderConfig(),
 }
-"""Published decoders (bytetriper/RAE, configs/decoder)."""
+"""Published decoders (bytetriper/RAE, configs/decoder), and ViT-S for one small accelerator."""
 
 DENOISERS: dict[str, schema.DenoiserConfig] = {
     "dit_dh_s": schema.DiTDHConfig(
@@ -78,8 +81,28 @@ def reconstruction() -> Settings:
     return locked(schema.ReconstructionConfig())
 
 
+def evaluate_generation() -> Settings:
+    """All keys of `GenerationEvaluationConfig`."""
+    return locked(schema.GenerationEvaluationConfig())
+
+
+def evaluate_reconstruction() -> Settings:
+    """All keys of `ReconstructionEvaluationConfig`."""
+    return locked(schema.ReconstructionEvaluationConfig())
+
+
+def reference_statistics() -> Settings:
+    """All keys of `ReferenceStatisticsConfig`."""
+    return locked(schema.ReferenceStatisticsConfig())
+
+
+def packing() -> Settings:
+    """All keys of `PackingConfig`."""
+    return locked(schema.PackingConfig())
+
+
 def decoder(name: str) -> Settings:
-    """Section `autoencoder.decoder` of a published size: "vit_b", "vit_l" or "vit_xl".
+    """Section `autoencoder.decoder` of a named size: "vit_s", "vit_b", "vit_l" or "vit_xl".
 
     Raises:
         ConfigError: No such size.
@@ -123,3 +146,9 @@ def digits_data() -> Settings:
 def demo() -> Settings:
     """All keys of `DemoConfig`."""
     return locked(schema.DemoConfig())
+
+
+def digits_extractor() -> Settings:
+    """Section `extractor` with the bundled encoder: lightweight, not Inception."""
+    encoder = schema.EncoderConfig(path="builtin:digits_mae", input_size=48)
+    return locked(schema.ExtractorConfig(kind="encoder", encoder=encoder))

@@ -16,6 +16,13 @@ from rae_jax.configuration.denoising import (
     TransportConfig,
 )
 from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.evaluation import (
+    ExtractorConfig,
+    ImagesConfig,
+    PackingConfig,
+    ReferenceStatisticsConfig,
+    require_some,
+)
 from rae_jax.configuration.labels import parse_labels
 from rae_jax.configuration.parts import (
     AutoencoderConfig,
@@ -40,14 +47,20 @@ __all__ = [
     "DenoiserConfig",
     "DiTDHConfig",
     "EncoderConfig",
+    "ExtractorConfig",
+    "GenerationEvaluationConfig",
     "GuidanceConfig",
+    "ImagesConfig",
     "LightningDiTConfig",
     "LoopConfig",
     "LossConfig",
     "MeshConfig",
     "OptimizerConfig",
+    "PackingConfig",
     "PretrainingConfig",
     "ReconstructionConfig",
+    "ReconstructionEvaluationConfig",
+    "ReferenceStatisticsConfig",
     "SamplerConfig",
     "SamplingConfig",
     "ScheduleConfig",
@@ -289,3 +302,72 @@ class ReconstructionConfig(Section):
     weights: Weights = "ema"
     crop: Literal["center", "squash"] = "center"
     batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationEvaluationConfig(Section):
+    """Scores of generated images.
+
+    Attributes:
+        samples: The generated images.
+        sampling: If its `checkpoint` is set, samples of that run are made and scored, in place of
+            `samples`.
+        reference: Real images: as `samples`, or an npz of statistics, ours or the ADM suite's.
+        extractor: Network whose features are compared.
+        metrics: Scores to compute: some of "fid", "sfid", "inception_score", "precision_recall"
+            and "kid". With another network than Inception they have other names in the result.
+        kid_subsets: Random subsets that KID is the mean of.
+        kid_subset_size: Images in each.
+        pictured: Samples shown beside their nearest real images; 0 for no picture.
+    """
+
+    positive = ("kid_subsets",)
+    not_negative = ("pictured",)
+
+    samples: ImagesConfig = ImagesConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reference: ImagesConfig = ImagesConfig()
+    extractor: ExtractorConfig = ExtractorConfig()
+    metrics: tuple[str, ...] = ("fid", "sfid", "inception_score", "precision_recall", "kid")
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    pictured: int = 8
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        require_some(self, "metrics", GenerationEvaluationConfig.metrics)
+        self.require("kid_subset_size", self.kid_subset_size >= 2, "be at least 2")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructionEvaluationConfig(Section):
+    """Scores of reconstructions.
+
+    Attributes:
+        originals: The images that were, or are to be, reconstructed.
+        reconstructions: Path of their reconstructions in the same order, as of `originals`. It
+            goes before `checkpoint`; "" makes them with the autoencoder there.
+        checkpoint: Work folder of a stage-1 run.
+        weights: Which of its weights, averaged or last.
+        reference: Statistics (npz) of the originals for rFID; "" takes the originals themselves.
+        extractor: Network of rFID.
+        metrics: Scores to compute: some of "psnr", "ssim" and "rfid".
+        pictured: Originals shown over their reconstructions; 0 for no picture.
+    """
+
+    not_negative = ("pictured",)
+
+    originals: ImagesConfig = ImagesConfig()
+    reconstructions: str = ""
+    checkpoint: str = ""
+    weights: Weights = "ema"
+    reference: str = ""
+    extractor: ExtractorConfig = ExtractorConfig()
+    metrics: tuple[str, ...] = ("psnr", "ssim", "rfid")
+    pictured: int = 12
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        require_some(self, "metrics", ReconstructionEvaluationConfig.metrics)

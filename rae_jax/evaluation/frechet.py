@@ -7,6 +7,8 @@ import scipy.linalg
 
 from rae_jax.typing import Float
 
+_BLOCK = 1024
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
@@ -34,30 +36,51 @@ class Moments:
 
 
 class StreamingMoments:
-    """Moments of features that come in parts, in float64; parts can be merged in any order.
+    """Moments of features that come in parts, in float64; those of several can be merged.
 
     Counts, means and centred second moments are joined by the rule of Chan, Golub and LeVeque
-    (1979), which does not cancel as sums of squares do.
+    (1979), which does not cancel as sums of squares do. Rows are taken in blocks of a fixed
+    length, whatever the parts that they come in, so that equal rows give equal bits.
     """
 
-    def __init__(self):
+    def __init__(self, width: int):
         self.count = 0
-        self._mean: np.ndarray = np.zeros(0)
-        self._scatter: np.ndarray = np.zeros((0, 0))
+        self.mean: np.ndarray = np.zeros(width)
+        self.scatter: np.ndarray = np.zeros((width, width))
+        self._waiting: list[np.ndarray] = []
 
     def add(self, features: Float[np.ndarray, "N D"]) -> None:
         """Takes in some more rows."""
-        rows = np.asarray(features, np.float64)
-        if not len(rows):
+        if features.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"features must have one width, got {self.mean.shape} and {features.shape[1:]}"
+            )
+        self._waiting.append(features)
+        if sum(map(len, self._waiting)) < _BLOCK:
             return
-        mean = rows.mean(axis=0)
-        centred = rows - mean
-        self._join(len(rows), mean, centred.T @ centred)
+        rows = np.concatenate(self._waiting)
+        whole = len(rows) // _BLOCK * _BLOCK
+        for start in range(0, whole, _BLOCK):
+            self._take(rows[start : start + _BLOCK])
+        self._waiting = [rows[whole:].copy()]
 
-    def merge(self, other: "StreamingMoments") -> None:
-        """Takes in what another one, perhaps of another process, has seen."""
-        if other.count:
-            self._join(other.count, other._mean, other._scatter)
+    def finish(self) -> None:
+        """Takes in the rows that did not fill a block yet."""
+        rows = np.concatenate([np.zeros((0, len(self.mean))), *self._waiting])
+        self._waiting = []
+        if len(rows):
+            self._take(rows)
+
+    def merge(
+        self,
+        count: int,
+        mean: Float[np.ndarray, " D"],
+        scatter: Float[np.ndarray, "D D"],
+    ) -> None:
+        """Takes in what another one, perhaps of another process, has when it is finished."""
+        self.finish()
+        if count:
+            self._join(count, mean, scatter)
 
     def moments(self) -> Moments:
         """Mean and unbiased covariance of all rows so far.
@@ -65,22 +88,22 @@ class StreamingMoments:
         Raises:
             ValueError: Fewer than two rows.
         """
+        self.finish()
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.count}")
-        return Moments(self._mean.copy(), self._scatter / (self.count - 1))
+        return Moments(self.mean.copy(), self.scatter / (self.count - 1))
+
+    def _take(self, rows: np.ndarray) -> None:
+        rows = rows.astype(np.float64)
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        self._join(len(rows), mean, centred.T @ centred)
 
     def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        if not self.count:
-            self.count, self._mean, self._scatter = count, mean.copy(), scatter.copy()
-            return
-        if mean.shape != self._mean.shape:
-            raise ValueError(
-                f"features must have one width, got {self._mean.shape} and {mean.shape}"
-            )
         total = self.count + count
-        step = mean - self._mean
-        self._mean += step * (count / total)
-        self._scatter += scatter + np.outer(step, step) * (self.count * count / total)
+        step = mean - self.mean
+        self.mean += step * (count / total)
+        self.scatter += scatter + np.outer(step, step) * (self.count * count / total)
         self.count = total
 
 

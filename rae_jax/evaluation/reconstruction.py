@@ -1,10 +1,36 @@
 """How close reconstructions come to their originals."""
 
+import pathlib
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
 import numpy as np
 
-from rae_jax.typing import Float, UInt8
+from rae_jax.checkpointing.experiment import open_workdir
+from rae_jax.configuration.schema import ReconstructionEvaluationConfig, as_dict
+from rae_jax.evaluation.features import Extractor, make_extractor
+from rae_jax.evaluation.frechet import frechet_distance
+from rae_jax.evaluation.images import ImageSet, open_path, open_set
+from rae_jax.evaluation.references import GENERATION, Collector, SetStatistics, load
+from rae_jax.evaluation.report import FILE, Result, as_numbers, facts, size_warnings
+from rae_jax.evaluation.structural_similarity import ssim
+from rae_jax.monitoring.image_grids import grid, save_png
+from rae_jax.monitoring.progress import progress_bar
+from rae_jax.sampling.reconstruct import Reconstructor
+from rae_jax.sharding.processes import is_main_process, ordered_rows, wait_for_all
+from rae_jax.typing import Float, Int, UInt8
+
+KIND = "evaluation of reconstructions"
+PICTURE = "pairs.png"
 
 _FLOOR = 1e-10
+_THREADS, _PART = 8, 64
+_WHAT = "reconstructions"
+
+Images = UInt8[np.ndarray, "N H W 3"]
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(reconstructions, originals), uint8 [N, H, W, 3], to one number per pair."""
 
 
 def psnr(
@@ -18,3 +44,186 @@ def psnr(
     difference = (reconstructions.astype(np.float64) - images.astype(np.float64)) / 255
     error = np.square(difference).mean(axis=(1, 2, 3))
     return -10 * np.log10(np.maximum(error, _FLOOR))
+
+
+def _ssim_in_threads(reconstructions: np.ndarray, images: np.ndarray) -> np.ndarray:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pairs = zip(reconstructions[:, None], images[:, None], strict=True)
+        return np.concatenate(list(pool.map(lambda pair: ssim(*pair), pairs)))
+
+
+MEASURES: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim_in_threads}
+"""Scores of single pairs by name; a set scores their mean."""
+
+
+class PairCollector:
+    """Takes in pairs, each process its own, and gives their scores; offline and in training."""
+
+    def __init__(
+        self,
+        metrics: Collection[str],
+        extractor: Extractor | None = None,
+        reference: SetStatistics | None = None,
+    ):
+        """Begins with no pairs.
+
+        Args:
+            metrics: Names in `MEASURES`, and "rfid".
+            extractor: Network of rFID, if that is asked for.
+            reference: Statistics of the originals, in whose place rFID would take those it sees.
+
+        Raises:
+            ValueError: The reference is of another network.
+        """
+        self._measures = {name: MEASURES[name] for name in MEASURES if name in metrics}
+        self._values: dict[str, list[np.ndarray]] = {name: [] for name in self._measures}
+        self._index: list[np.ndarray] = []
+        self._extractor = extractor if "rfid" in metrics else None
+        self._reference = reference
+        self._sides: list[Collector] = []
+        if self._extractor is None:
+            return
+        if reference is not None and reference.extractor != self._extractor.label:
+            raise ValueError(
+                f"{reference.name} holds statistics of the network {reference.extractor!r}, but "
+                f"the extractor is {self._extractor.label!r}; take features of the same network"
+            )
+        sides = 1 if reference is not None else 2
+        self._sides = [Collector(self._extractor, keep=False) for _ in range(sides)]
+
+    def add(self, index: Int[np.ndarray, " n"], originals: Images, reconstructions: Images) -> None:
+        """Takes in the pairs number `index`, of which there may be none."""
+        if not len(index):
+            return
+        self._index.append(index)
+        for name, measure in self._measures.items():
+            self._values[name].append(measure(reconstructions, originals))
+        for side, images in zip(self._sides, (reconstructions, originals), strict=False):
+            side.add(index, images)
+
+    def values(self) -> dict[str, Float[np.ndarray, " N"]]:
+        """Score of every pair of all processes, by name, in the order of their numbers."""
+        index = np.concatenate(self._index)
+        return {
+            name: ordered_rows(index, np.concatenate(parts)) for name, parts in self._values.items()
+        }
+
+    def result(self, name: str, notes: tuple[str, ...] = ()) -> Result:
+        """Scores of the whole set.
+
+        Args:
+            name: Where the originals are from.
+            notes: What a reader of scores must know of the images.
+        """
+        numbers = np.concatenate(self._index)
+        scores = {key: float(values.mean()) for key, values in self.values().items()}
+        settings = {"pairs": len(ordered_rows(numbers, numbers))}
+        if self._extractor is None:
+            return Result(as_numbers(scores), "", {}, settings, notes)
+        made = self._sides[0].statistics(f"reconstructions of {name}", notes)
+        reference = self._reference
+        if reference is None:
+            reference = self._sides[1].statistics(name, notes)
+        width = len(made.moments.mean)
+        distance = frechet_distance(made.moments, reference.moments)
+        scores[_rfid_name(self._extractor, width)] = distance
+        sets = {"reconstructions": facts(made), "reference": facts(reference)}
+        warnings = (*_purpose_warnings(reference), *size_warnings(made, reference, _WHAT, width))
+        return Result(as_numbers(scores), self._extractor.label, sets, settings, warnings)
+
+
+def _rfid_name(extractor: Extractor, width: int) -> str:
+    if not extractor.is_inception:
+        return "reconstruction_frechet_distance"
+    return "rfid" if width == 2048 else f"rfid_{width}"
+
+
+def _purpose_warnings(reference: SetStatistics) -> list[str]:
+    if reference.purpose != GENERATION:
+        return []
+    return [
+        f"{reference.name} is a reference for gFID (training images); rFID compares with the "
+        "originals of the reconstructions"
+    ]
+
+
+def evaluate(config: ReconstructionEvaluationConfig, workdir: str | pathlib.Path) -> Result:
+    """Scores reconstructions as `config` says; several processes share the work.
+
+    Writes `scores.json`, and `pairs.png`: originals over their reconstructions.
+
+    Raises:
+        FileNotFoundError: Images, statistics, a run or weights are missing.
+        ValueError: They are of the wrong kind, do not fit together, or are damaged.
+    """
+    if not (config.reconstructions or config.checkpoint):
+        raise ValueError(
+            "set --config.reconstructions to the reconstructions, or --config.checkpoint to the "
+            "work folder of the stage-1 run that makes them"
+        )
+    extractor = make_extractor(config.extractor) if "rfid" in config.metrics else None
+    reference = load(config.reference) if config.reference else None
+    collector = PairCollector(config.metrics, extractor, reference)
+    originals = open_set(config.originals)
+    pairs, notes = _pairs(config, originals)
+    folder = open_workdir(workdir, KIND, as_dict(config), ("extractor.rows",), results=[FILE])
+    with progress_bar(originals.count, description="scoring", unit="image") as bar:
+        for index, images, reconstructions in pairs:
+            if config.pictured and index[0] == 0:
+                shown = [part[: config.pictured] for part in (images, reconstructions)]
+                save_png(folder / PICTURE, grid(np.concatenate(shown), columns=len(shown[0])))
+            collector.add(index, images, reconstructions)
+            bar.update(len(index) * jax.process_count())
+    result = collector.result(originals.name, notes)
+    if is_main_process():
+        result.save(folder)
+    wait_for_all("evaluation.written")
+    return result
+
+
+Pairs = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""(numbers, originals, reconstructions) of this process, part by part."""
+
+
+def _pairs(
+    config: ReconstructionEvaluationConfig, originals: ImageSet
+) -> tuple[Pairs, tuple[str, ...]]:
+    """The pairs, and what a reader of scores must know of the images."""
+    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    parts = originals.parts(_PART, **place)
+    if not config.reconstructions:
+        reconstruct = Reconstructor(config.checkpoint, weights=config.weights, batch_size=_PART)
+        side = reconstruct.image_size
+        if originals.image_size != (side, side):
+            height, width = originals.image_size
+            raise ValueError(
+                f"the autoencoder in {config.checkpoint} takes images of {side} x {side} pixels, "
+                f"the originals have {width} x {height}; take them as a data set with "
+                f"originals.data.image_size={side}"
+            )
+        return ((index, images, reconstruct(images)) for index, images in parts), originals.notes
+    made = open_path(config.reconstructions)
+    _require_alike(originals, made)
+    notes = (*originals.notes, *(note for note in made.notes if note not in originals.notes))
+    return ((index, images, made.read(index)) for index, images in parts), notes
+
+
+def _require_alike(originals: ImageSet, made: ImageSet) -> None:
+    """Raises ValueError unless the two sets can be pairs."""
+    for what, first, second in (
+        ("the same number of images", originals.count, made.count),
+        ("images of one height and width", originals.image_size, made.image_size),
+    ):
+        if first != second:
+            raise ValueError(
+                f"originals and reconstructions must have {what}; {originals.name} has {first}, "
+                f"{made.name} has {second}"
+            )
+    if not (originals.names and made.names):
+        return
+    for first, second in zip(originals.names, made.names, strict=True):
+        if first != second:
+            raise ValueError(
+                "originals and reconstructions in folders must be called alike to be pairs; "
+                f"{originals.name} has {first} where {made.name} has {second}"
+            )

@@ -116,6 +116,36 @@ def from_main(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return np.asarray(multihost_utils.broadcast_one_to_all(value)).astype(value.dtype)
 
 
+def from_all(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "processes ..."]:
+    """Every process's `value`, bit for bit; type and shape must be the same in all."""
+    if jax.process_count() == 1:
+        return value[None]
+    # As bytes, because device arrays would make float32 of float64.
+    data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+    gathered = np.ascontiguousarray(multihost_utils.process_allgather(data))
+    return gathered.view(value.dtype).reshape(jax.process_count(), *value.shape)
+
+
+def ordered_rows(
+    numbers: Int[np.ndarray, " n"], rows: Shaped[np.ndarray, "n ..."]
+) -> Shaped[np.ndarray, "N ..."]:
+    """The rows of all processes in the order of their numbers.
+
+    Args:
+        numbers: Of the rows that this process has; each is had by one process alone.
+        rows: Those rows.
+    """
+    counts = from_all(np.asarray(len(rows)))
+    fill = int(counts.max()) - len(rows)
+    # Processes may have different numbers of rows, but exchange equally many.
+    padded = np.concatenate([rows, np.zeros((fill, *rows.shape[1:]), rows.dtype)])
+    marks = np.concatenate([numbers, np.full(fill, -1, numbers.dtype)])
+    all_marks = from_all(marks).reshape(-1)
+    all_rows = from_all(padded).reshape(-1, *rows.shape[1:])
+    order = np.argsort(all_marks, kind="stable")[int((all_marks < 0).sum()) :]
+    return all_rows[order]
+
+
 def global_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """Device arrays of the whole batch from the part of it that this process has loaded.
 

@@ -25,31 +25,48 @@ def test_frechet_distance(case, features):
     case.assert_close("samples_sigma", samples.covariance)
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("rae_jax.evaluation.frechet._BLOCK", 32)
+
+
+def streamed(parts):
+    parts = list(parts)
+    streaming = StreamingMoments(parts[0].shape[1])
+    for part in parts:
+        streaming.add(part)
+    return streaming
+
+
 @pytest.mark.parametrize("cuts", [[7], [1, 2, 140], range(0, 280, 9)])
-def test_moments_in_parts_and_merged(features, cuts):
+def test_moments_are_the_same_bits_however_the_rows_are_cut(features, cuts, small_blocks):
     samples = features[0]
-    left, right = StreamingMoments(), StreamingMoments()
-    for number, part in enumerate(np.split(samples, list(cuts))):
-        (left if number % 2 else right).add(part)
-    left.merge(StreamingMoments())
-    left.merge(right)
+    parts, whole = streamed(np.split(samples, list(cuts))), streamed([samples])
+    np.testing.assert_array_equal(parts.moments().mean, whole.moments().mean)
+    np.testing.assert_array_equal(parts.moments().covariance, whole.moments().covariance)
+    assert parts.count == len(samples)
+
+
+def test_moments_in_parts_and_merged(features, small_blocks):
+    samples = features[0]
+    left, right = streamed([samples[:90]]), streamed([samples[90:]])
+    right.finish()
+    left.merge(0, right.mean, right.scatter)
+    left.merge(right.count, right.mean, right.scatter)
     whole, parts = Moments.of(samples), left.moments()
     assert left.count == len(samples)
     np.testing.assert_allclose(parts.mean, whole.mean, rtol=0, atol=1e-13)
     np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=0, atol=1e-12)
 
 
-def test_moments_far_from_zero_lose_no_digits(features):
-    streaming = StreamingMoments()
-    for part in np.split(features[0].astype(np.float64) + 1e6, 10):
-        streaming.add(part)
+def test_moments_far_from_zero_lose_no_digits(features, small_blocks):
+    streaming = streamed([features[0].astype(np.float64) + 1e6])
     expected = Moments.of(features[0]).covariance
     np.testing.assert_allclose(streaming.moments().covariance, expected, rtol=0, atol=1e-8)
 
 
 def test_moments_need_two_rows_of_one_width():
-    streaming = StreamingMoments()
-    streaming.add(np.zeros((1, 3)))
+    streaming = streamed([np.zeros((1, 3))])
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         streaming.moments()
     with pytest.raises(ValueError, match="one width"):

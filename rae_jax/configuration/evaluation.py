@@ -1,0 +1,99 @@
+"""Sections of evaluation; see `schema`."""
+
+import dataclasses
+from typing import Literal
+
+from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.parts import DataConfig, EncoderConfig
+from rae_jax.configuration.section import Section
+
+
+def require_some(section: Section, name: str, legal: tuple[str, ...]) -> None:
+    """Raises ConfigError unless field `name` holds some of `legal`, and nothing else."""
+    values = getattr(section, name)
+    section.require(name, bool(values) and set(values) <= set(legal), f"be some of {legal}")
+
+
+_NO_ENCODER = EncoderConfig(path="", input_size=224)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractorConfig(Section):
+    """Network whose features are compared.
+
+    Attributes:
+        kind: "inception": the network of FID. "encoder": the mean token of a frozen encoder,
+            whose scores are never called FID.
+        weights: File of the published weights of Inception.
+        layer: Width of the features of Inception; those of FID are 2048.
+        encoder: The encoder, for kind "encoder".
+        rows: Images at a time per device; does not change scores.
+    """
+
+    positive = ("rows",)
+
+    kind: Literal["inception", "encoder"] = "inception"
+    weights: str = ""
+    layer: Literal[64, 192, 768, 2048] = 2048
+    encoder: EncoderConfig = _NO_ENCODER
+    rows: int = 32
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        if self.kind == "inception":
+            self.require_defaults(("encoder",), "for kind 'inception'; set kind='encoder'")
+        else:
+            self.require_defaults(("weights", "layer"), "for kind 'encoder'; set kind='inception'")
+            named = bool(self.encoder.path)
+            self.require("encoder", named, "name a path, such as 'builtin:digits_mae'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagesConfig(Section):
+    """A set of images, all of one size.
+
+    Attributes:
+        path: An npz with `arr_0` uint8 [N, H, W, 3], a folder of images, or a work folder of
+            `tools/sample.py`. It goes before `data`; "" takes those.
+        data: A data set with its crop, every image once and in order.
+    """
+
+    path: str = ""
+    data: DataConfig = DataConfig(crop="center")
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        if self.data.crop == "random" or self.data.horizontal_flip:
+            raise ConfigError(
+                "data.crop must be 'center' or 'none' and data.horizontal_flip False, because "
+                "scores may not depend on chance, got "
+                f"{self.data.crop!r} and {self.data.horizontal_flip}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceStatisticsConfig(Section):
+    """Statistics of a set of images, to score others against.
+
+    Attributes:
+        images: The set.
+        extractor: Network whose features are taken.
+        purpose: What the images are: "generation": those a generator learns from, for gFID.
+            "reconstruction": the originals of reconstructions, for rFID.
+        keep_features: Note the features themselves too, which precision, recall and KID need:
+            8 kB per image.
+    """
+
+    images: ImagesConfig = ImagesConfig()
+    extractor: ExtractorConfig = ExtractorConfig()
+    purpose: Literal["generation", "reconstruction"] = "generation"
+    keep_features: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackingConfig(Section):
+    """A set of images as one npz in the layout of the ADM suite."""
+
+    images: ImagesConfig = ImagesConfig()

@@ -1,0 +1,226 @@
+"""Networks that judge images by their features, in one compiled function over all devices.
+
+A score is only comparable if its features do not depend on how they were computed. So every
+device always works on the same number of rows, the last ones filled up, and each process on its
+own devices alone.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from rae_jax import build
+from rae_jax.configuration.schema import AutoencoderConfig, EncoderConfig, ExtractorConfig
+from rae_jax.layers.functional import abstract, split
+from rae_jax.models.auxiliary.inception import Inception
+from rae_jax.ops.images import to_float
+from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from rae_jax.typing import Array, Float, Tree, UInt8
+from rae_jax.weights import convert, readers
+from rae_jax.weights.tables.inception import inception_table
+
+PUBLISHED_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION = "Inception 2015-12-05"
+"""Beginning of the label of every extractor whose distances may be called FID."""
+
+_SHA256 = "6726825d"
+_WHERE = (
+    f"{PUBLISHED_FILE} is a release file of github.com/mseitzer/pytorch-fid (the same file is "
+    "weights-inception-2015-12-05-6726825d.pth of github.com/toshas/torch-fidelity); download it "
+    "and set --config.extractor.weights to its path, no conversion is needed. Or set "
+    "--config.extractor.kind=encoder for lightweight scores that are not FID"
+)
+_LAYERS = {64: "pool_1", 192: "pool_2", 768: "mixed_6e", 2048: "pool_3"}
+
+Function = Callable[[Tree, UInt8[Array, "B H W 3"]], dict[str, Array]]
+"""Pure `(arrays, images) -> {"features": [B, D]}`, perhaps with "spatial" and "logits"."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """Features of a set of images, float32, in their order.
+
+    Attributes:
+        pooled: [N, D], what distances are taken of.
+        spatial: [N, D2], those of sFID; None if the network has none.
+        logits: [N, K], those of the Inception Score; None if the network has none.
+    """
+
+    pooled: Float[np.ndarray, "N D"]
+    spatial: Float[np.ndarray, "N _"] | None = None
+    logits: Float[np.ndarray, "N _"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+
+class Extractor:
+    """Features of images of any one size, the same whatever the number of devices.
+
+    Attributes:
+        label: Names the network in every result.
+        notes: What a reader of scores must know of the network.
+        is_inception: Whether distances of these features are called FID.
+        chunk: Images at a time over the devices of this process.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        function: Function,
+        arrays: Tree,
+        *,
+        rows: int = 32,
+        devices: list[Any] | None = None,
+        notes: tuple[str, ...] = (),
+    ):
+        """Places the network on the devices.
+
+        Args:
+            label: Names the network.
+            function: Features of a batch; each row's must depend on its own image alone.
+            arrays: First argument of `function`.
+            rows: Images at a time per device.
+            devices: Those of this process unless given.
+            notes: What a reader of scores must know of the network.
+        """
+        self.label, self.notes = label, notes
+        self.is_inception = label.startswith(INCEPTION)
+        devices = jax.local_devices() if devices is None else devices
+        mesh = make_mesh(devices=devices)
+        self.chunk = rows * len(devices)
+        self._sharding = batch_sharding(mesh)
+        self._arrays = jax.device_put(arrays, replicated(mesh))
+        rows_of = PartitionSpec(BATCH_AXES)
+        # Every device runs the program of `rows` images by itself: how XLA arranges the work of a
+        # batch, and with it the last bits, cannot depend on the number of devices.
+        self._function = jax.jit(
+            jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), rows_of),
+                out_specs=rows_of,
+                check_vma=False,
+            )
+        )
+
+    def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> Features:
+        """Features of any number of images, at least one."""
+        parts: list[dict[str, np.ndarray]] = []
+        pending: dict[str, Array] | None = None
+        for chunk in self._chunks(images):
+            # The devices work on the next images while the last ones' features come back.
+            started = self._function(self._arrays, jax.device_put(chunk, self._sharding))
+            if pending is not None:
+                parts.append(jax.device_get(pending))
+            pending = started
+        parts.append(jax.device_get(pending))
+        joined = {
+            name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
+        }
+        return Features(joined["features"], joined.get("spatial"), joined.get("logits"))
+
+    def _chunks(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        if not len(images):
+            raise ValueError("features need at least one image")
+        for start in range(0, len(images), self.chunk):
+            rows = np.minimum(np.arange(start, start + self.chunk), len(images) - 1)
+            yield images[rows]
+
+
+def make_extractor(config: ExtractorConfig, *, devices: list[Any] | None = None) -> Extractor:
+    """The configured network.
+
+    Raises:
+        FileNotFoundError: Its weights are missing.
+        ValueError: They are not set, or not this network's.
+    """
+    if config.kind == "inception":
+        return inception(config.weights, layer=config.layer, rows=config.rows, devices=devices)
+    return encoder(config.encoder, rows=config.rows, devices=devices)
+
+
+def inception(
+    weights: str | pathlib.Path,
+    *,
+    layer: int = 2048,
+    rows: int = 32,
+    devices: list[Any] | None = None,
+) -> Extractor:
+    """The Inception of FID with the published weights.
+
+    Args:
+        weights: The published file, or one with its entries in another format.
+        layer: Width of the features: 2048 for FID; 64, 192 and 768 are those of earlier layers.
+        rows: Images at a time per device.
+        devices: Those of this process unless given.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: No file is named, or it is not that of this network.
+    """
+    if not str(weights):
+        raise ValueError(f"the weights of Inception are not set: {_WHERE}")
+    path = pathlib.Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights of Inception at {path}: {_WHERE}")
+    try:
+        module = convert.load(inception_table(), readers.read_tensors(path), abstract(Inception))
+    except convert.WeightError as error:
+        raise convert.WeightError(f"{path} is not {PUBLISHED_FILE}: {error}") from None
+    definition, arrays = split(module)
+
+    def function(arrays: Tree, images: UInt8[Array, "B H W 3"]) -> dict[str, Array]:
+        features = definition.merge(arrays)(images)
+        return {
+            "features": getattr(features, _LAYERS[layer]),
+            "spatial": features.spatial,
+            "logits": features.unbiased_logits,
+        }
+
+    notes = ()
+    if not _sha256(path).startswith(_SHA256):
+        notes = (
+            f"{path.name} is not bit for bit the published {PUBLISHED_FILE}: scores compare with "
+            "others only if it holds the same weights",
+        )
+    label = INCEPTION if layer == 2048 else f"{INCEPTION}, {layer} features"
+    return Extractor(label, function, arrays, rows=rows, devices=devices, notes=notes)
+
+
+def encoder(
+    config: EncoderConfig, *, rows: int = 32, devices: list[Any] | None = None
+) -> Extractor:
+    """The mean token of a frozen encoder: light, and good for comparing runs, but no FID.
+
+    Args:
+        config: Folder, hub name or "builtin:digits_mae", and the side images are resized to.
+        rows: Images at a time per device.
+        devices: Those of this process unless given.
+
+    Raises:
+        FileNotFoundError: The folder is missing.
+        ValueError: It does not hold an encoder.
+    """
+    settings = AutoencoderConfig(encoder=config)
+    loaded = build.encoder(settings, build.Compute())
+    definition, arrays = split(build.autoencoder(settings, loaded, None))
+
+    def function(arrays: Tree, images: UInt8[Array, "B H W 3"]) -> dict[str, Array]:
+        tokens = definition.merge(arrays).features(to_float(images))
+        return {"features": tokens.mean(axis=(1, 2))}
+
+    fingerprint = build.encoder_fingerprint(loaded)[:8]
+    label = f"mean token of {config.path} at {config.input_size} pixels ({fingerprint}), not FID"
+    return Extractor(label, function, arrays, rows=rows, devices=devices)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
