@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 from rae_jax.layers.functional import abstract
-from rae_jax.models.encoders.base import Encoder
 from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
 from rae_jax.models.encoders.siglip2 import SigLIP2Config, SigLIP2Encoder
+from rae_jax.models.encoders.vision_transformer import VisionTransformer, VisionTransformerConfig
 from rae_jax.typing import DTypeLike
 from rae_jax.weights import convert, hub, readers, writers
 from rae_jax.weights.table import WeightTable
@@ -23,9 +23,7 @@ from rae_jax.weights.tables.mae import mae_prefix, mae_table
 from rae_jax.weights.tables.siglip2 import TOWER, siglip2_prefix, siglip2_table
 from rae_jax.weights.tables.vit_layers import Style, find_style
 
-EncoderConfig = DINOv2Config | MAEConfig | SigLIP2Config
-
-MODEL_TYPES: Mapping[str, type[EncoderConfig]] = {
+MODEL_TYPES: Mapping[str, type[VisionTransformerConfig]] = {
     "dinov2": DINOv2Config,
     "dinov2_with_registers": DINOv2Config,
     "siglip": SigLIP2Config,
@@ -49,7 +47,7 @@ class _Family:
         unused: Entries with their shapes that transformers has beyond the encoder's.
     """
 
-    module: Callable[..., Encoder]
+    module: Callable[..., VisionTransformer]
     table: Callable[[Any, str, Style], WeightTable]
     prefix: Callable[[Iterable[str]], str]
     own_prefix: str
@@ -101,7 +99,7 @@ class Preprocessing:
     std: tuple[float, float, float]
 
 
-def encoder_config(content: Mapping[str, Any]) -> EncoderConfig:
+def encoder_config(content: Mapping[str, Any]) -> VisionTransformerConfig:
     """Sizes of the encoder that the contents of a `config.json` of transformers describe.
 
     Raises:
@@ -125,12 +123,12 @@ def _advice(model_type: str) -> str:
 
 
 def encoder_from_config(
-    content: Mapping[str, Any] | EncoderConfig,
+    content: Mapping[str, Any] | VisionTransformerConfig,
     *,
     dtype: DTypeLike,
     unroll: int = 1,
     remat: str = "none",
-) -> Encoder:
+) -> VisionTransformer:
     """The encoder that a configuration describes, with shapes in place of arrays.
 
     Args:
@@ -150,7 +148,7 @@ def encoder_from_config(
 
 
 def encoder_table(
-    config: EncoderConfig,
+    config: VisionTransformerConfig,
     keys: Iterable[str] | None = None,
     *,
     prefix: str = "",
@@ -182,7 +180,7 @@ def load_encoder(
     remat: str = "none",
     revision: str | None = None,
     place: convert.Place | None = None,
-) -> tuple[Encoder, Preprocessing]:
+) -> tuple[VisionTransformer, Preprocessing]:
     """Builds an encoder and fills it with published weights.
 
     Args:
@@ -216,7 +214,7 @@ def load_encoder(
 
 def save_encoder(
     folder: str | os.PathLike[str],
-    encoder: DINOv2Encoder | MAEEncoder | SigLIP2Encoder,
+    encoder: VisionTransformer,
     preprocessing: Preprocessing,
 ) -> None:
     """Writes the folder that `load_encoder` reads; the weights, the largest file, come last.

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,15 @@ class VisionTransformerConfig(abc.ABC):
     @abc.abstractmethod
     def inner_size(self) -> int:
         """Inner width of the feed-forward layers."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_hugging_face(cls, content: Mapping[str, Any]) -> "VisionTransformerConfig":
+        """Reads the contents of a `config.json` of the transformers library."""
+
+    @abc.abstractmethod
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Contents of a `config.json` that `from_hugging_face` reads back."""
 
     @property
     def grid(self) -> tuple[int, int]:
