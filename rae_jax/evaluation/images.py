@@ -7,8 +7,10 @@ a choice of the user's is an error.
 
 import dataclasses
 import pathlib
+import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -178,16 +180,16 @@ def _require_array(path: pathlib.Path) -> bool:
 
 def _unpacked(path: pathlib.Path) -> np.ndarray:
     """A compressed array, mapped from a temporary file that goes with it."""
-    file = tempfile.TemporaryFile()
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{ARRAY}.npy") as member:
-            while block := member.read(2**24):
-                file.write(block)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); write or fetch it again") from error
-    file.seek(0)
-    shape, dtype = read_header(file)
-    return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
+    with tempfile.TemporaryFile() as file:
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{ARRAY}.npy") as member:
+                shutil.copyfileobj(member, file)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}); write or fetch it again") from error
+        file.seek(0)
+        shape, dtype = read_header(file)
+        # The mapping outlives the file object.
+        return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
 
 
 def _require_pixels(path: pathlib.Path, images: np.ndarray) -> None:

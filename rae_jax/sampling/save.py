@@ -67,8 +67,10 @@ def _header(shape: tuple[int | None, ...], dtype: np.dtype) -> dict[str, object]
     }
 
 
-def open_images(path: str | pathlib.Path) -> UInt8[np.ndarray, "N H W 3"]:
+def open_images(path: str | pathlib.Path) -> np.ndarray:
     """The images of a file of `save_npz`, read from disk only as they are used.
+
+    Files of others may hold another shape or type; that is for the caller to look at.
 
     Raises:
         FileNotFoundError: No such file.

@@ -9,7 +9,7 @@ from rae_jax.models.auxiliary.inception import Inception, resize_tensorflow_1
 from rae_jax.weights import convert
 from rae_jax.weights.tables.inception import inception_table
 from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
-from tests.golden import recipe
+from tests.evaluation.extractors import inception_entries, rounded_pictures
 
 OUTPUTS = {
     "64": "pool_1",
@@ -22,24 +22,6 @@ OUTPUTS = {
 }
 
 
-def entries(case):
-    """The case states a rule of its own for variances."""
-    tensors = case.entries()
-    rule = case.statement["running_var"]
-    for key in tensors:
-        if key.endswith("running_var"):
-            drawn = recipe.weight(key + rule["suffix"], tensors[key].shape)
-            tensors[key] = drawn * np.float32(rule["scale"])
-    return tensors
-
-
-def pictures(case, name):
-    """The case rounds to whole levels after scaling, which the others do not."""
-    entry = case.statement["inputs"][name]
-    pixels = recipe.images(entry["recipe_name"], tuple(entry["shape"])) * entry["scale"]
-    return jnp.asarray(nchw_to_nhwc(np.rint(pixels).astype(np.uint8)))
-
-
 @pytest.fixture(scope="module")
 def case():
     return load_case("inception_fid")
@@ -47,7 +29,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def network(case):
-    module = convert.load(inception_table(), entries(case), abstract(Inception))
+    module = convert.load(inception_table(), inception_entries(case), abstract(Inception))
     definition, weights = split(module)
     compiled = jax.jit(lambda weights, images: definition.merge(weights)(images))
     return module, lambda images: compiled(weights, images)
@@ -56,7 +38,7 @@ def network(case):
 @pytest.mark.parametrize("side", [64, 256, 299])
 def test_features_match_torch_fidelity(case, network, side):
     name = f"images_{side}x{side}"
-    features = network[1](pictures(case, name))
+    features = network[1](jnp.asarray(rounded_pictures(case, name)))
     for ours, theirs in ((OUTPUTS[key], f"{name}.{key}") for key in OUTPUTS):
         case.assert_close(theirs, getattr(features, ours))
 
@@ -71,13 +53,13 @@ def test_resize_matches_tensorflow_1(case, name):
 @pytest.mark.parametrize("side", [64, 256, 299])
 def test_resized_images_match_torch_fidelity(case, side):
     name = f"images_{side}x{side}"
-    images = pictures(case, name).astype(jnp.float32)
+    images = jnp.asarray(rounded_pictures(case, name)).astype(jnp.float32)
     resized = nhwc_to_nchw(resize_tensorflow_1(images, (299, 299)))
     case.assert_close(f"{name}.resized", resized[:1, :, ::23, ::23])
 
 
 def test_every_entry_goes_in_and_comes_out(case, network):
-    tensors = entries(case)
+    tensors = inception_entries(case)
     back = convert.export(inception_table(), network[0])
     assert back.keys() == tensors.keys()
     assert all(np.array_equal(back[key], tensors[key]) for key in tensors)
