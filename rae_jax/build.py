@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.checkpointing.experiment import checkpoint_folder, read_experiment
@@ -29,6 +28,7 @@ from rae_jax.layers.adaln_block import BlockStyle
 from rae_jax.layers.functional import Buffer, Definition, abstract, freeze, split
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.compute import Compute
 from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.models.denoisers.dit_dh import DiTDH, DiTDHConfig
@@ -40,25 +40,6 @@ from rae_jax.weights.pretrained import Preprocessing, load_encoder
 
 STAGE1, STAGE2 = "stage1", "stage2"
 """Kinds of runs that models are loaded from, as noted in their work folders."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How models compute: dtype, layers per loop iteration, what the backward pass recomputes."""
-
-    dtype: str = "float32"
-    unroll: int = 1
-    remat: str = "none"
-
-    @classmethod
-    def of(cls, config: Any) -> "Compute":
-        """The fields of that name in a training configuration."""
-        return cls(config.dtype, config.unroll, config.remat)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the models."""
-        return {"dtype": jnp.dtype(self.dtype), "unroll": self.unroll, "remat": self.remat}
 
 
 def source(config: schema.DataConfig) -> Digits | ImageFolder:

@@ -8,7 +8,9 @@ from typing import Any
 from rae_jax.files import replacing
 from rae_jax.sharding.processes import is_main_process, wait_for_all
 
-_FILE = "config.json"
+EXPERIMENT_FILE = "config.json"
+"""Name of the note in the folder of a run: its kind and settings."""
+
 _LISTED = 20
 _ABSENT = "(absent)"
 
@@ -47,7 +49,7 @@ def open_workdir(
     wait_for_all("experiment.compared")
     if is_main_process():
         text = json.dumps({"kind": kind, "config": dict(config)}, indent=2) + "\n"
-        with replacing(folder / _FILE) as partial:
+        with replacing(folder / EXPERIMENT_FILE) as partial:
             partial.write_text(text)
     wait_for_all("experiment.written")
     return folder
@@ -63,7 +65,7 @@ def require_experiment(
 ) -> None:
     """The check of `open_workdir` alone, for before anything large is loaded; writes nothing."""
     folder = pathlib.Path(workdir).absolute()
-    if not (folder / _FILE).exists():
+    if not (folder / EXPERIMENT_FILE).exists():
         return
     noted_kind, noted = read_experiment(folder)
     if noted_kind != kind:
@@ -91,9 +93,11 @@ def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
     folder = pathlib.Path(workdir).absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; give the --workdir of a run")
-    path = folder / _FILE
+    path = folder / EXPERIMENT_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"no run in {folder}: it has no {_FILE}; give the --workdir of one")
+        raise FileNotFoundError(
+            f"no run in {folder}: it has no {EXPERIMENT_FILE}; give the --workdir of one"
+        )
     try:
         content = json.loads(path.read_text())
         return content["kind"], content["config"]

@@ -12,7 +12,9 @@ def _sincos(positions: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def sincos_2d(hidden_size: int, height: int, width: int) -> Float[np.ndarray, "N {hidden_size}"]:
+def sincos_2d(
+    hidden_size: int, height: int, width: int, *, extent: float | None = None
+) -> Float[np.ndarray, "N {hidden_size}"]:
     """Fixed sine-cosine table of a grid (MAE, arXiv:2111.06377), computed in float64.
 
     The first half of a row encodes the column index x as (sin(x w), cos(x w)), the second half the
@@ -22,6 +24,8 @@ def sincos_2d(hidden_size: int, height: int, width: int) -> Float[np.ndarray, "N
         hidden_size: Width of a row, a multiple of 4.
         height: Rows of the grid.
         width: Columns of the grid.
+        extent: Places run from 0 up to this number whatever the size of the grid, as in diffusers;
+            None counts cells.
 
     Returns:
         One float32 row per grid cell, in raster order.
@@ -31,7 +35,10 @@ def sincos_2d(hidden_size: int, height: int, width: int) -> Float[np.ndarray, "N
     """
     if hidden_size % 4:
         raise ValueError(f"hidden_size must be a multiple of 4 for positions, got {hidden_size}")
-    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    rows, columns = np.arange(height), np.arange(width)
+    if extent is not None:
+        rows, columns = rows * (extent / height), columns * (extent / width)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
     halves = [_sincos(x, hidden_size // 2), _sincos(y, hidden_size // 2)]
     return np.concatenate(halves, axis=1).astype(np.float32)
 

@@ -76,6 +76,11 @@ def spec_for(
     return PartitionSpec(*cuts)
 
 
+def leaf_sharding(name: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Sharding of the one array called `name`, by `spec_for`."""
+    return NamedSharding(mesh, spec_for(name, shape, mesh.shape))
+
+
 def tree_shardings(
     tree: PyTree, mesh: Mesh, *, rules: Rules = RULES, min_size: int = MIN_SIZE
 ) -> PyTree:

@@ -32,7 +32,8 @@ MODEL_TYPES: Mapping[str, type[VisionTransformerConfig]] = {
 }
 """Configuration class of each `model_type` of transformers."""
 
-_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors*")
+ENCODER_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors*")
+"""Patterns of the files that make up an encoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,7 @@ def load_encoder(
         FileNotFoundError: If the folder or a file is missing.
         ValueError: If the model type is not supported, or the files do not fit together.
     """
-    folder = hub.resolve(name, _FILES, revision=revision)
+    folder = hub.resolve(name, ENCODER_FILES, revision=revision)
     content = readers.read_json(folder / "config.json")
     try:
         config = encoder_config(content)

@@ -1,12 +1,16 @@
 """Representation autoencoder: a frozen encoder, a trained decoder (RAE, arXiv:2510.11690)."""
 
+import dataclasses
+import os
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.layers.functional import freeze
-from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
+from rae_jax.models.autoencoders.latent_normalization import Normalization
 from rae_jax.models.decoders.vit_decoder import ViTDecoder
 from rae_jax.models.encoders.base import Encoder
 from rae_jax.ops.images import denormalize, normalize, resize_bicubic
@@ -14,6 +18,27 @@ from rae_jax.typing import Array, Float, Key
 
 FeatureNoise = Callable[[Array, Array], Array]
 """(features, key) -> noisy features."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RAEOptions:
+    """What changes neither the parameters nor the values of an autoencoder.
+
+    Attributes:
+        reshape_to_2d: Whether latents are grids [B, h, w, C]; otherwise tokens [B, N, C].
+        use_encoder_loss: Whether training also compares the features of reconstructions.
+        slice_size: Images that go through encoder and decoder at a time, one slice after another
+            in the same compiled function, which bounds memory; None takes the whole batch.
+    """
+
+    reshape_to_2d: bool = True
+    use_encoder_loss: bool = False
+    slice_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Rejects a slice of no images."""
+        if self.slice_size is not None and self.slice_size < 1:
+            raise ValueError(f"slice_size must be at least 1, got {self.slice_size}")
 
 
 class AutoencoderRAE(nnx.Module):
@@ -30,8 +55,9 @@ class AutoencoderRAE(nnx.Module):
         encoder_input_size: int,
         image_mean: tuple[float, float, float],
         image_std: tuple[float, float, float],
-        normalization: LatentNormalization | None = None,
+        normalization: Normalization | None = None,
         noise: FeatureNoise | None = None,
+        options: RAEOptions | None = None,
     ):
         """Joins the parts.
 
@@ -44,6 +70,7 @@ class AutoencoderRAE(nnx.Module):
             normalization: Latent statistics; None leaves the features as they are.
             noise: What `encode` does to features when it is given a key. It must compare equal
                 between instances that do the same (a function, or a frozen dataclass).
+            options: What changes neither parameters nor latents' values.
 
         Raises:
             ValueError: If the parts do not fit together.
@@ -64,12 +91,33 @@ class AutoencoderRAE(nnx.Module):
         self.image_mean, self.image_std = image_mean, image_std
         self.normalization = nnx.data(normalization)
         self.noise = noise
-        shape = self.latent_shape(encoder_input_size)
-        if normalization is not None and normalization.shape != shape:
-            raise ValueError(
-                f"the latent statistics must have the latents' shape {shape} (h, w, C), got "
-                f"{normalization.shape}"
-            )
+        self.options = options or RAEOptions()
+        if normalization is not None:
+            normalization.require_shape(self.latent_shape(encoder_input_size))
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> "AutoencoderRAE":
+        """Loads a published or a trained autoencoder; see `rae_jax.pretrained.load_autoencoder`.
+
+        Args:
+            name: Folder or hub repository that diffusers wrote, work folder of a stage-1 run, or,
+                with `decoder=` a file of the RAE collections, an encoder's folder or repository.
+            **options: `dtype`, `mesh`, `revision`, and those of the chosen kind of source.
+        """
+        # The one import upwards: here is where users look for it.
+        from rae_jax.pretrained import load_autoencoder
+
+        return load_autoencoder(name, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a folder that diffusers' `AutoencoderRAE.from_pretrained` reads.
+
+        Raises:
+            ValueError: diffusers cannot express this autoencoder; the message lists why.
+        """
+        from rae_jax.pretrained import save_autoencoder
+
+        save_autoencoder(folder, self)
 
     def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B H2 W2 3"]:
         """Reconstructions, without noise, not clipped."""
@@ -85,22 +133,29 @@ class AutoencoderRAE(nnx.Module):
         Returns:
             float32, not normalised by the latent statistics.
         """
-        side = self.encoder_input_size
-        if images.shape[1:3] != (side, side):
-            images = resize_bicubic(images, side, side)
-        return self.encoder(normalize(images, self.image_mean, self.image_std))
+        return self._sliced(self._features, images)
 
     def encode(
         self, images: Float[Array, "B H W 3"], key: Key[Array, ""] | None = None
-    ) -> Float[Array, "B h w C"]:
-        """Latents of images; noise is added only if the autoencoder has one and a key is given."""
-        features = self.features(images)
-        if self.noise is not None and key is not None:
-            features = self.noise(features, key)
-        return features if self.normalization is None else self.normalization.normalize(features)
+    ) -> Float[Array, "B ..."]:
+        """Latents of images; noise is added only if the autoencoder has one and a key is given.
 
-    def decode(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
-        """Images of latents: float32 around [0, 1], not clipped."""
+        Returns:
+            [B, h, w, C], or [B, N, C] unless `options.reshape_to_2d`.
+        """
+        latents = self.features(images)
+        if self.noise is not None and key is not None:
+            latents = self.noise(latents, key)
+        if self.normalization is not None:
+            latents = self.normalization.normalize(latents)
+        if self.options.reshape_to_2d:
+            return latents
+        return latents.reshape(latents.shape[0], -1, latents.shape[-1])
+
+    def decode(self, latents: Float[Array, "B ..."]) -> Float[Array, "B H W 3"]:
+        """Images of latents as `encode` gives them: float32 around [0, 1], not clipped."""
+        if not self.options.reshape_to_2d:
+            latents = latents.reshape(-1, *self.latent_shape(self.encoder_input_size))
         if self.normalization is not None:
             latents = self.normalization.denormalize(latents)
         return self.decode_features(latents)
@@ -113,7 +168,7 @@ class AutoencoderRAE(nnx.Module):
         """
         if self.decoder is None:
             raise ValueError("this autoencoder only encodes; give it a decoder")
-        pixels = self.decoder(features).astype(jnp.float32)
+        pixels = self._sliced(self.decoder, features).astype(jnp.float32)
         return denormalize(pixels, self.image_mean, self.image_std)
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -121,3 +176,22 @@ class AutoencoderRAE(nnx.Module):
         del image_size
         side = self.encoder_input_size // self.encoder.patch_size
         return side, side, self.encoder.hidden_size
+
+    def _features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        side = self.encoder_input_size
+        if images.shape[1:3] != (side, side):
+            images = resize_bicubic(images, side, side)
+        return self.encoder(normalize(images, self.image_mean, self.image_std))
+
+    def _sliced(self, function: Callable[[Array], Array], values: Array) -> Array:
+        """`function` of a batch, a slice of it at a time."""
+        size, count = self.options.slice_size, values.shape[0]
+        if size is None or count <= size:
+            return function(values)
+        whole = count // size * size
+        slices = values[:whole].reshape(-1, size, *values.shape[1:])
+        results = jax.lax.map(function, slices)
+        results = results.reshape(whole, *results.shape[2:])
+        if whole == count:
+            return results
+        return jnp.concatenate([results, function(values[whole:])])

@@ -30,6 +30,7 @@ class DecoderConfig:
         grid: Native rows and columns of tokens; features on another grid are resized to it.
         patch_size: Side of the square of pixels that a token becomes.
         layer_norm_eps: Epsilon of every LayerNorm.
+        position_extent: Range of the position table's places, see `sincos_2d`.
     """
 
     hidden_size: int
@@ -40,14 +41,12 @@ class DecoderConfig:
     grid: tuple[int, int]
     patch_size: int = 16
     layer_norm_eps: float = 1e-12
+    position_extent: float | None = None
 
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "vit_b": {"hidden_size": 768, "depth": 12, "num_heads": 12, "intermediate_size": 3072},
-    "vit_l": {"hidden_size": 1024, "depth": 24, "num_heads": 16, "intermediate_size": 4096},
-    "vit_xl": {"hidden_size": 1152, "depth": 28, "num_heads": 16, "intermediate_size": 4096},
-}
-"""Published sizes, as keyword arguments of `DecoderConfig`."""
+    def positions(self) -> Float[np.ndarray, "N D"]:
+        """The position table before training: zeros for the class token, then the grid."""
+        table = sincos_2d(self.hidden_size, *self.grid, extent=self.position_extent)
+        return np.concatenate([np.zeros((1, self.hidden_size), np.float32), table])
 
 
 class ViTDecoder(nnx.Module):
@@ -77,10 +76,9 @@ class ViTDecoder(nnx.Module):
         """
         self.config, self.dtype, self.unroll, self.remat = config, dtype, unroll, remat
         width = config.hidden_size
-        positions = np.zeros((1, width), np.float32), sincos_2d(width, *config.grid)
         self.embedding = torch_linear(config.latent_channels, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros(width))
-        self.position_table = Buffer(jnp.asarray(np.concatenate(positions)))
+        self.position_table = Buffer(jnp.asarray(config.positions()))
         self.blocks = stack_layers(
             lambda layer_rngs: ViTBlock(
                 width,

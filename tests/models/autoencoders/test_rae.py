@@ -17,7 +17,7 @@ from rae_jax.reconstruction.latent_noise import LatentNoise
 from rae_jax.weights.convert import load
 from rae_jax.weights.tables.mae import mae_prefix, mae_table
 from rae_jax.weights.tables.vit_decoder import VIT_DECODER
-from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
+from tests.comparison import nchw_to_nhwc
 from tests.models.compiled import example, filled, run
 
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
@@ -63,63 +63,6 @@ def tiny(*, encoder_input_size=24, decoder=DECODER, **parts):
 
 def images_of(case, name):
     return jnp.asarray(nchw_to_nhwc(case.input(name)))
-
-
-def test_diffusers_mae_autoencoder():
-    case = load_case("diffusers_rae_tiny_mae")
-    config, entries = case.config, case.entries()
-    encoder = MAEConfig(
-        hidden_size=config["encoder_hidden_size"],
-        depth=config["encoder_num_hidden_layers"],
-        num_heads=config["encoder_hidden_size"] // 64,
-        patch_size=config["encoder_patch_size"],
-    )
-    decoder = DecoderConfig(
-        hidden_size=config["decoder_hidden_size"],
-        depth=config["decoder_num_hidden_layers"],
-        num_heads=config["decoder_num_attention_heads"],
-        intermediate_size=config["decoder_intermediate_size"],
-        latent_channels=config["encoder_hidden_size"],
-        grid=(16, 16),
-        patch_size=config["patch_size"],
-    )
-
-    def part(prefix):
-        return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
-
-    # This package names the decoder's projections differently from the RAE release.
-    names = {
-        "attention.to_q": "attention.attention.query",
-        "attention.to_k": "attention.attention.key",
-        "attention.to_v": "attention.attention.value",
-        "attention.to_out.0": "attention.output.dense",
-    }
-    decoder_entries = part("decoder.")
-    for theirs, ours in names.items():
-        decoder_entries = {k.replace(theirs, ours): v for k, v in decoder_entries.items()}
-
-    mean, std = (
-        np.float32(config[f"latents_{name}"]).reshape(1, 1, -1) for name in ("mean", "std")
-    )
-    scale = (std + np.float32(1e-5)) / np.float32(config["scaling_factor"])
-    shape = (16, 16, config["encoder_hidden_size"])
-    autoencoder = AutoencoderRAE(
-        encoder_of(encoder, part("encoder.")),
-        decoder_of(decoder, decoder_entries),
-        encoder_input_size=config["encoder_input_size"],
-        **IMAGENET,
-        normalization=LatentNormalization(
-            np.broadcast_to(mean, shape), np.broadcast_to(scale**2, shape), epsilon=0.0
-        ),
-    )
-    for values, output in (("pixel_values", "latent"), ("native_values", "latent_native")):
-        latents = run(autoencoder, images_of(case, values), method="encode")
-        case.assert_close(output, nhwc_to_nchw(latents))
-    sample = run(autoencoder, images_of(case, "latents"), method="decode")
-    case.assert_close("sample", nhwc_to_nchw(sample))
-    reconstruction = run(autoencoder, images_of(case, "pixel_values"))
-    case.assert_close("reconstruction", nhwc_to_nchw(reconstruction))
-    case.assert_close("decoder_pos_embed", autoencoder.decoder.position_table[...][None])
 
 
 def test_it_is_an_autoencoder():

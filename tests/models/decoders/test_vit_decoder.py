@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rae_jax.configuration.defaults import DECODERS
 from rae_jax.layers.functional import Buffer, split
-from rae_jax.models.decoders.vit_decoder import PRESETS, DecoderConfig, ViTDecoder
+from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.ops.images import resize_bilinear
 from rae_jax.ops.patches import patchify, unpatchify
 from rae_jax.ops.positions import sincos_2d
@@ -121,7 +123,7 @@ def test_full_size_matches_upstream():
     case = load_case("decoder_vitxl_full")
     sizes = case.config["decoder_config.json"]
     decoder = decoder_of(sizes, case.config["decoder"], case.entries())
-    preset = PRESETS["vit_xl"]
+    preset = dataclasses.asdict(DECODERS["vit_xl"])
     assert {name: getattr(decoder.config, name) for name in preset} == preset
     image = nhwc_to_nchw(run(decoder, features_of(case, "latent")))
     logits = np.asarray(patchify(jnp.asarray(np.moveaxis(image, 1, -1)), 16))
@@ -187,7 +189,21 @@ def test_channels_must_match():
         tiny()(jnp.zeros((1, 3, 5, 13)))
 
 
-@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_xl"])
-def test_presets_are_complete(name):
-    config = DecoderConfig(**PRESETS[name], latent_channels=768, grid=(16, 16))
-    assert config.hidden_size % config.num_heads == 0
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_named_size_makes_a_decoder(name):
+    sizes = dataclasses.asdict(DECODERS[name])
+    config = DecoderConfig(**sizes, latent_channels=768, grid=(16, 16))
+    features = jax.ShapeDtypeStruct((2, 16, 16, 768), "float32")
+    shape = jax.eval_shape(
+        lambda features: ViTDecoder(config, dtype=jnp.float32, rngs=nnx.Rngs(0))(features), features
+    )
+    assert shape.shape == (2, 256, 256, 3)
+
+
+def test_places_may_be_counted_to_a_fixed_extent():
+    counted = DecoderConfig(**dataclasses.asdict(DECODERS["vit_s"]), latent_channels=8, grid=(4, 4))
+    scaled = dataclasses.replace(counted, position_extent=16.0)
+    # The table of 16 cells, every fourth row and column of it.
+    full = sincos_2d(384, 16, 16).reshape(16, 16, -1)[::4, ::4].reshape(16, -1)
+    np.testing.assert_array_equal(scaled.positions()[1:], full)
+    assert not np.allclose(counted.positions(), scaled.positions())

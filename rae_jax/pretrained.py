@@ -1,0 +1,113 @@
+"""Autoencoders by name: what diffusers, the RAE collections and our own training have written."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from rae_jax import build
+from rae_jax.checkpointing.experiment import EXPERIMENT_FILE
+from rae_jax.configuration.schema import Stage1Config, parse
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.compute import Compute
+from rae_jax.sharding.rules import tree_shardings
+from rae_jax.typing import DTypeLike
+from rae_jax.weights import autoencoders, readers
+
+_PUBLISHED_ONLY = ("decoder", "encoder_input_size", "num_heads")
+_TRAINED_ONLY = ("weights",)
+
+
+def load_autoencoder(
+    name: str,
+    *,
+    dtype: DTypeLike = "float32",
+    mesh: Mesh | None = None,
+    revision: str | None = None,
+    slice_size: int | None = None,
+    unroll: int = 1,
+    remat: str = "none",
+    **source: Any,
+) -> AutoencoderRAE:
+    """A published or a trained autoencoder.
+
+    Args:
+        name: One of three. A folder or hub repository that diffusers wrote
+            ("nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08"). The work folder of a stage-1 run. With
+            `decoder=`, an encoder's folder or hub repository.
+        dtype: Compute dtype; parameters are float32.
+        mesh: Arrays go to their shards on it, straight from published files.
+        revision: Branch, tag or commit on the hub.
+        slice_size: Images at a time inside encoder and decoder; None takes the whole batch.
+        unroll: Layers per iteration of the loops over layers.
+        remat: What the backward pass recomputes, see `scan_layers`.
+        **source: Of a stage-1 run: `weights`, "ema" (as unless given) or "raw", and `statistics`,
+            an npz of ours. With an encoder: `decoder`, the `model.pt` of the RAE collections,
+            `statistics`, their `stat.pt`, and `encoder_input_size` and `num_heads` if they are
+            not the published ones (see `weights.autoencoders.load_published`).
+
+    Raises:
+        FileNotFoundError: Something is missing; the message says what to download.
+        ValueError: Files or arguments do not fit together.
+    """
+    compute = Compute(dtype, unroll, remat)
+    loading = autoencoders.Loading(compute, slice_size, mesh)
+    if "decoder" in source:
+        _require_known(source, (*_PUBLISHED_ONLY, "statistics"), "an encoder with a decoder's file")
+        statistics = source.pop("statistics", None)
+        decoder = source.pop("decoder")
+        return autoencoders.load_published(
+            name, decoder, statistics, loading, revision=revision, **source
+        )
+    folder = pathlib.Path(name).expanduser()
+    if _is_run(folder):
+        _require_known(source, (*_TRAINED_ONLY, "statistics"), "a stage-1 run")
+        if revision is not None:
+            raise ValueError(f"{name} is not on the hub, so it has no revision {revision!r}")
+        return _trained(folder, loading, **source)
+    _require_known(source, (), "a folder of diffusers")
+    return autoencoders.load_diffusers(autoencoders.find_diffusers(name, revision), loading)
+
+
+def save_autoencoder(folder: str | os.PathLike[str], autoencoder: AutoencoderRAE) -> None:
+    """Writes the folder of diffusers; see `weights.autoencoders.save_diffusers`."""
+    autoencoders.save_diffusers(folder, autoencoder)
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+    path = folder / EXPERIMENT_FILE
+    return path.is_file() and "kind" in readers.read_json(path)
+
+
+def _require_known(source: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    unknown = sorted(source.keys() - set(known))
+    if unknown:
+        takes = ", ".join(known) or "nothing more"
+        raise ValueError(f"{what} takes {takes}; got {', '.join(unknown)}")
+
+
+def _trained(
+    folder: pathlib.Path,
+    loading: autoencoders.Loading,
+    *,
+    weights: str = "ema",
+    statistics: str = "",
+) -> AutoencoderRAE:
+    run = parse(Stage1Config, build.require_kind(str(folder), build.STAGE1))
+    settings = dataclasses.replace(
+        run.autoencoder, checkpoint=str(folder), statistics=str(statistics)
+    )
+    autoencoder = build.pretrained_autoencoder(settings, loading.compute, weights=weights)
+    autoencoder.options = dataclasses.replace(autoencoder.options, slice_size=loading.slice_size)
+    if loading.mesh is not None:
+        _move(autoencoder, loading.mesh)
+    return autoencoder
+
+
+def _move(autoencoder: AutoencoderRAE, mesh: Mesh) -> None:
+    state = nnx.state(autoencoder)
+    nnx.update(autoencoder, jax.device_put(state, tree_shardings(state, mesh)))
