@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 
@@ -27,3 +28,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Gives an empty folder beside `path` to fill, which takes its place if the block ends well.
+
+    If the block fails, the folder and what is in it are removed.
+
+    Raises:
+        FileExistsError: There is something at `path`.
+    """
+    path = pathlib.Path(path)
+    require_absent(path)
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_absent(path: str | os.PathLike[str]) -> None:
+    """Raises FileExistsError if there is a file or folder at `path`."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} is there already; name another, or remove it")

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -101,6 +103,43 @@ def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dic
         step = _chosen(manager, directory, step)
         where = f"checkpoint {pathlib.Path(directory) / str(step)}"
         return _readable_record(manager, step, where).metadata
+
+
+def read_leaves(
+    directory: str | pathlib.Path, step: int | None = None
+) -> dict[str, dict[str, str]]:
+    """Type and shape ("float32[28,1152]") of every leaf, by top-level entry and dotted path.
+
+    Raises:
+        FileNotFoundError: No such folder or step.
+        ValueError: The checkpoint is damaged.
+    """
+    with _open(directory) as manager:
+        step = _chosen(manager, directory, step)
+        where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+        return _readable_record(manager, step, where).leaves
+
+
+def read_arrays(directory: str | pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint on the host, by dotted path; fingerprints are not compared.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: The checkpoint is damaged.
+    """
+    folder = existing(directory) / str(step) / STATE
+    with ocp.PyTreeCheckpointer() as checkpointer:
+
+        def read() -> PyTree:
+            shapes = checkpointer.metadata(folder).item_metadata.tree
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+
+        tree, problem = attempt(read)
+    if tree is None:
+        raise ValueError(f"checkpoint {folder.parent} cannot be read, {problem}")
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def latest_step(directory: str | pathlib.Path) -> int:

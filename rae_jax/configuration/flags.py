@@ -32,13 +32,20 @@ INTERRUPTED = 130
 
 CONFIGS = pathlib.Path("configs")
 
+_optional: set[str] = set()
 
-def define_config(default: str | None = None) -> flags.FlagHolder[ConfigDict]:
+
+def define_config(
+    default: str | None = None, *, required: bool = True
+) -> flags.FlagHolder[ConfigDict]:
     """Defines `--config`, a Python file with `get_config()`, and overrides of its keys.
 
     Args:
         default: The file to use if the command line names none.
+        required: Whether there must be one; without, the flag's value is then None.
     """
+    if not required:
+        _optional.add("config")
     text = "Config file; override with --config.section.key=value."
     if default is not None:
         text += f" Without it: {default}."
@@ -129,6 +136,9 @@ def _asks_for_help(argv: Sequence[str]) -> bool:
 def _check_config(argv: Sequence[str]) -> None:
     """Raises ConfigError for what ml_collections would report late or in its own terms."""
     path = _config_path(argv)
+    overrides = [argument for argument in argv[1:] if re.match(r"--?(no)?config\.", argument)]
+    if path is None and "config" in _optional and not overrides:
+        return
     if path is None:
         found = sorted(map(str, CONFIGS.glob("**/*.py")))
         legal = ", ".join(found) or "the path of a Python file with get_config()"

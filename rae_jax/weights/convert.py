@@ -60,10 +60,11 @@ class Report:
 
     def require(self) -> None:
         """Raises WeightError with all problems, if there are any."""
-        _raise(self.problems)
+        require_none(self.problems)
 
 
-def _raise(problems: Iterable[str]) -> None:
+def require_none(problems: Iterable[str]) -> None:
+    """Raises WeightError with all problems, if there are any."""
     problems = sorted(problems)
     if problems:
         listing = "\n  ".join(problems)
@@ -191,7 +192,7 @@ def load(table: WeightTable, tensors: Tensors, module: M, *, place: Place | None
     leaves = _leaves(module)
     compared = _Comparison(table, tensors, leaves).report()
     if compared.problems:
-        _raise([*compared.problems, *non_finite(compared, tensors)])
+        require_none([*compared.problems, *non_finite(compared, tensors)])
     values: dict[str, jax.Array] = {}
     broken: list[str] = []
     for rule in table.rules:
@@ -204,7 +205,7 @@ def load(table: WeightTable, tensors: Tensors, module: M, *, place: Place | None
         if not broken:
             sharding = place(rule.target, variable) if place is not None else None
             values[rule.target] = _placed(value, sharding)
-    _raise(broken)
+    require_none(broken)
     for target, value in values.items():
         leaves[target].set_value(value)
     return module
@@ -289,6 +290,17 @@ def create(
             sharding = place(path, leaves[path]) if place is not None else None
             leaves[path].set_value(_placed(np.asarray(value), sharding))
     return module
+
+
+def entry_shapes(table: WeightTable, module: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every entry that `export` writes; the module may be abstract."""
+    leaves, shapes = _leaves(module), {}
+    for rule in table.rules:
+        variable = leaves[rule.target]
+        published = _published_shapes(rule, _layer_shape(rule, variable))
+        for layer in _layers(rule, variable):
+            shapes.update(zip(_layer_keys(rule, layer), published, strict=True))
+    return shapes
 
 
 def export(table: WeightTable, module: nnx.Module) -> dict[str, np.ndarray]:

@@ -49,6 +49,9 @@ CONV_2D = Transform(
     lambda e: e[0].transpose(2, 3, 1, 0),
     lambda p, count: [p.transpose(3, 2, 0, 1)],
 )
+CHANNELS_LAST = Transform(
+    "CHW to HWC", lambda e: e[0].transpose(1, 2, 0), lambda p, count: [p.transpose(2, 0, 1)]
+)
 LINEAR = Transform("transpose", lambda e: e[0].T, lambda p, count: [p.T])
 FUSED_LINEAR = Transform(
     "concatenate outputs, transpose",

@@ -1,0 +1,122 @@
+"""Runs, statistics and encoders to the files that PyTorch code reads."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.section import nearest
+from rae_jax.files import new_folder, replacing, require_absent
+from rae_jax.porting import workdirs
+from rae_jax.porting.models import STAGES
+from rae_jax.reconstruction.latent_statistics import LatentStatistics
+from rae_jax.weights import checkpoints, convert, writers
+from rae_jax.weights.convert import Tensors, WeightError
+from rae_jax.weights.pretrained import load_encoder, save_encoder
+from rae_jax.weights.readers import SafetensorFile
+from rae_jax.weights.registry import KINDS, STATISTICS, Statistics
+from rae_jax.weights.torch_files import read_torch, write_torch
+
+_BOTH = "both"
+_NAMES = {checkpoints.EMA: "ema", checkpoints.RAW: "model"}
+"""Keys of the sets of weights in a training checkpoint of the original."""
+
+
+def export_file(
+    kind: str,
+    source: str,
+    output: str,
+    *,
+    weights: str = checkpoints.EMA,
+    verify: bool = False,
+    say: Callable[[str], None],
+) -> None:
+    """Writes one published file.
+
+    Args:
+        kind: Name in the registry.
+        source: A work folder, an npz of statistics, or the name of an encoder.
+        output: A file (.pt or .safetensors), or for an encoder a folder.
+        weights: "ema", "raw", or "both" as a training checkpoint `{"model": ..., "ema": ...}`.
+        verify: Read back what was written and compare it bit for bit; nothing stays if it differs.
+        say: Gets what is to be told, line by line.
+
+    Raises:
+        FileNotFoundError: The source is missing.
+        FileExistsError: There is something at the output already.
+        ValueError: Kind and source, or options, do not fit together.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown --kind={kind}: {nearest(kind, KINDS)}")
+    for name, value in (("source", source), ("output", output)):
+        if not value:
+            raise ConfigError(f"--{name} is missing")
+    if weights not in (*_NAMES, _BOTH):
+        raise ConfigError(f"--weights must be one of {(*_NAMES, _BOTH)}, got {weights!r}")
+    require_absent(output)
+    if kind == "encoder":
+        _encoder(source, output, verify)
+    else:
+        _require_suffix(output, weights)
+        content = _statistics(source) if kind == "statistics" else _model(kind, source, weights)
+        _write(output, content, verify)
+    say(f"{output}: the {kind} of {source}{', verified bit for bit' if verify else ''}")
+
+
+def _require_suffix(output: str, weights: str) -> None:
+    suffixes = (".pt",) if weights == _BOTH else (".pt", ".safetensors")
+    if pathlib.Path(output).suffix not in suffixes:
+        raise ConfigError(f"--output={output} must end in {' or '.join(suffixes)}")
+
+
+def _encoder(source: str, output: str, verify: bool) -> None:
+    module, preprocessing = load_encoder(source, dtype=np.float32)
+    with new_folder(output) as partial:
+        save_encoder(partial, module, preprocessing)
+        if verify:
+            again, _ = load_encoder(str(partial), dtype=np.float32)
+            table = KINDS["encoder"].table(module)
+            _require_same(convert.export(table, again), convert.export(table, module), output)
+
+
+def _statistics(source: str) -> Tensors:
+    statistics = LatentStatistics.load(source)
+    return convert.export(STATISTICS, Statistics(statistics.mean, statistics.variance))
+
+
+def _model(kind: str, source: str, weights: str) -> Mapping[str, Any]:
+    if kind not in STAGES:
+        raise ConfigError(f"--kind={kind} cannot be written from a work folder")
+    model = workdirs.describe(source, kind)
+    sets = {}
+    for which in _NAMES if weights == _BOTH else (weights,):
+        module = workdirs.read(source, model, which)
+        tensors = convert.export(KINDS[kind].table(module), module)
+        sets[_NAMES[which]] = tensors | KINDS[kind].constructed(module)
+    return sets if weights == _BOTH else next(iter(sets.values()))
+
+
+def _write(output: str, content: Mapping[str, Any], verify: bool) -> None:
+    as_torch = pathlib.Path(output).suffix == ".pt"
+    with replacing(output) as partial:
+        (write_torch if as_torch else writers.write_tensors)(partial, content)
+        if verify:
+            read = read_torch(partial) if as_torch else SafetensorFile(partial)
+            _require_same(_flat(content), _flat(read), output)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    flat = {}
+    for key, value in content.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _require_same(written: Tensors, read: Tensors, output: str) -> None:
+    different = convert.differences(written, read)
+    if different:
+        listing = "\n  ".join(different)
+        raise WeightError(f"{output} does not read back bit for bit:\n  {listing}")
