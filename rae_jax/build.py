@@ -36,6 +36,7 @@ from rae_jax.models.denoisers.lightning_dit import LightningDiT, LightningDiTCon
 from rae_jax.models.encoders.base import Encoder
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
 from rae_jax.typing import Tree
+from rae_jax.weights import autoencoders
 from rae_jax.weights.pretrained import Preprocessing, load_encoder
 
 STAGE1, STAGE2 = "stage1", "stage2"
@@ -206,10 +207,11 @@ def require_image_size(
 def pretrained_autoencoder(
     config: schema.AutoencoderConfig, compute: Compute, *, weights: str = "ema"
 ) -> AutoencoderRAE:
-    """The autoencoder of a stage-1 run with the configured latent statistics, all frozen.
+    """The configured autoencoder, trained or published, all frozen; its latents are grids.
 
     Args:
-        config: Its `checkpoint` is the work folder of the stage-1 run; "" leaves out the decoder,
+        config: Its `pretrained` is a folder or repository of diffusers, and then the rest is not
+            read. Its `checkpoint` is the work folder of the stage-1 run; "" leaves out the decoder,
             so that the autoencoder only encodes. Its `statistics` is the file of latent
             statistics; "" leaves latents as the encoder gives them.
         compute: How to compute.
@@ -219,6 +221,11 @@ def pretrained_autoencoder(
         FileNotFoundError: A file or folder is missing.
         ValueError: What is there belongs to another configuration.
     """
+    if config.pretrained:
+        folder = autoencoders.find_diffusers(config.pretrained)
+        published = autoencoders.load_diffusers(folder, autoencoders.Loading(compute))
+        published.options = dataclasses.replace(published.options, reshape_to_2d=True)
+        return freeze(published)
     loaded = encoder(config, compute)
     normalization = None
     if config.statistics:
@@ -237,9 +244,9 @@ def pretrained_autoencoder(
     return freeze(autoencoder(config, loaded, restored, normalization))
 
 
-def with_checkpoint(config: schema.AutoencoderConfig, checkpoint: str) -> schema.AutoencoderConfig:
-    """The section with the work folder of a stage-1 run, and no latent statistics."""
-    return dataclasses.replace(config, checkpoint=checkpoint, statistics="")
+def has_decoder(config: schema.AutoencoderConfig) -> bool:
+    """Whether `pretrained_autoencoder` gives one that makes images of latents."""
+    return bool(config.checkpoint or config.pretrained)
 
 
 def _restored_decoder(

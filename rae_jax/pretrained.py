@@ -64,7 +64,7 @@ def load_autoencoder(
             name, decoder, statistics, loading, revision=revision, **source
         )
     folder = pathlib.Path(name).expanduser()
-    if _is_run(folder):
+    if is_run(folder):
         _require_known(source, (*_TRAINED_ONLY, "statistics"), "a stage-1 run")
         if revision is not None:
             raise ValueError(f"{name} is not on the hub, so it has no revision {revision!r}")
@@ -78,7 +78,8 @@ def save_autoencoder(folder: str | os.PathLike[str], autoencoder: AutoencoderRAE
     autoencoders.save_diffusers(folder, autoencoder)
 
 
-def _is_run(folder: pathlib.Path) -> bool:
+def is_run(folder: pathlib.Path) -> bool:
+    """Whether it is a work folder, and not one of another library with a `config.json` too."""
     path = folder / EXPERIMENT_FILE
     return path.is_file() and "kind" in readers.read_json(path)
 
@@ -95,7 +96,7 @@ def _trained(
     loading: autoencoders.Loading,
     *,
     weights: str = "ema",
-    statistics: str = "",
+    statistics: str | os.PathLike[str] = "",
 ) -> AutoencoderRAE:
     run = parse(Stage1Config, build.require_kind(str(folder), build.STAGE1))
     settings = dataclasses.replace(

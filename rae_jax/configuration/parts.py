@@ -51,6 +51,8 @@ class AutoencoderConfig(Section):
             uniform in [0, noise_tau).
         checkpoint: Work folder of the stage-1 run whose EMA decoder is loaded; "" for none.
         statistics: File (npz) of latent statistics; "" leaves latents as they are.
+        pretrained: Folder or hub repository of a whole autoencoder that diffusers wrote; then
+            nothing else of the section is read, and must be as it is by default.
     """
 
     not_negative = ("noise_tau",)
@@ -60,10 +62,23 @@ class AutoencoderConfig(Section):
     noise_tau: float = 0.8
     checkpoint: str = ""
     statistics: str = ""
+    pretrained: str = ""
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        if self.pretrained:
+            for field in dataclasses.fields(self):
+                name, value = field.name, getattr(self, field.name)
+                self.require(
+                    name,
+                    name == "pretrained" or value == field.default,
+                    f"be {field.default!r} with 'pretrained', which holds it",
+                )
 
     def require_untrained(self) -> None:
         """Raises ConfigError if the section names results of training, which would be ignored."""
-        for name in ("checkpoint", "statistics"):
+        for name in ("checkpoint", "statistics", "pretrained"):
             if getattr(self, name):
                 raise ConfigError(
                     f"autoencoder.{name} must be '' here, as this job does not read it, got "

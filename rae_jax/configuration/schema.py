@@ -285,12 +285,13 @@ class DemoConfig(Seeded):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig(Section):
-    """Images through the autoencoder of a stage-1 run and back.
+    """Images through an autoencoder and back.
 
     Attributes:
-        checkpoint: Work folder of the stage-1 run.
+        checkpoint: Work folder of a stage-1 run, or an autoencoder that diffusers wrote (folder or
+            hub repository).
         input: An image, or a folder of images.
-        weights: Averaged or last weights.
+        weights: Averaged or last weights of the run.
         crop: How an image becomes square: the middle, or squashed whole.
         batch_size: Images at a time.
     """

@@ -1,20 +1,21 @@
-"""Images through the autoencoder of a stage-1 run and back, to files."""
+"""Images through an autoencoder and back, to files."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rae_jax import build
 from rae_jax.checkpointing.experiment import open_workdir
-from rae_jax.configuration.schema import ReconstructionConfig, Stage1Config, as_dict, parse
+from rae_jax.configuration.schema import ReconstructionConfig, as_dict
 from rae_jax.data.sources.image_folder import ImageFolder, read_image
 from rae_jax.data.transforms import center_crop, squash
 from rae_jax.layers.functional import split
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.ops.images import to_float, to_uint8
+from rae_jax.pretrained import load_autoencoder
 from rae_jax.sampling.save import save_pngs
 from rae_jax.sharding.processes import require_one_process
 from rae_jax.typing import UInt8
@@ -25,7 +26,7 @@ _SHOWN = 12
 
 
 class Reconstructor:
-    """The autoencoder of a stage-1 run as a function from images to images.
+    """A trained or published autoencoder as a function from images to images.
 
     Attributes:
         image_size: Side of the images that go in and come out.
@@ -35,25 +36,22 @@ class Reconstructor:
         """Loads encoder and decoder.
 
         Args:
-            checkpoint: Work folder of the stage-1 run.
-            weights: "ema" or "raw".
+            checkpoint: Work folder of a stage-1 run, or an autoencoder that diffusers wrote.
+            weights: "ema", or "raw" of a run.
             batch_size: Images at a time.
 
         Raises:
-            FileNotFoundError: No run or no checkpoint there.
+            FileNotFoundError: No such folder or repository, or no checkpoint there.
             ValueError: A run of another kind, or damaged.
         """
-        config = parse(Stage1Config, build.require_kind(checkpoint, build.STAGE1))
-        settings = build.with_checkpoint(config.autoencoder, checkpoint)
-        autoencoder = build.pretrained_autoencoder(
-            settings, build.Compute.of(config), weights=weights
-        )
+        source: dict[str, Any] = {} if weights == "ema" else {"weights": weights}
+        autoencoder = load_autoencoder(checkpoint, **source)
         definition, self._frozen = split(autoencoder)
         self._function = jax.jit(
             lambda frozen, images: to_uint8(definition.merge(frozen)(to_float(images)))
         )
         self._batch_size, self._size = batch_size, 0
-        self.image_size = config.data.image_size
+        self.image_size = autoencoder.image_size
 
     def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, "N H W 3"]:
         """Reconstructions, in batches of one shape."""
@@ -81,7 +79,10 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
         ValueError: An image cannot be read, the folder is empty, a file in `workdir` would
             replace an original, or settings do not fit.
     """
-    wanted = {"checkpoint": "the work folder of a stage-1 run", "input": "an image or a folder"}
+    wanted = {
+        "checkpoint": "the work folder of a stage-1 run or an autoencoder of diffusers",
+        "input": "an image or a folder",
+    }
     for name, what in wanted.items():
         if not getattr(config, name):
             raise ValueError(f"{name} is not set; set --config.{name} to {what}")

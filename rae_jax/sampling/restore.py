@@ -56,10 +56,10 @@ def require_samples(config: SamplingConfig) -> tuple[Stage2Config, dict[str, int
             "checkpoint is not set; set --config.checkpoint to the work folder of a stage-2 run"
         )
     stage2 = parse(Stage2Config, build.require_kind(config.checkpoint, build.STAGE2))
-    if not stage2.autoencoder.checkpoint:
+    if not build.has_decoder(stage2.autoencoder):
         raise ValueError(
             f"the stage-2 run in {config.checkpoint} has no decoder, so its samples cannot become "
-            "images; train it with autoencoder.checkpoint set"
+            "images; train it with autoencoder.checkpoint or autoencoder.pretrained set"
         )
     build.require_sampling(config, stage2)
     folders = {"denoiser": config.checkpoint}

@@ -92,7 +92,6 @@ def make_job(config: Stage2Config) -> Job:
         for writer in writers:
             writer.images(step, "samples", grid(np.asarray(images), columns=8))
 
-    has_decoder = bool(config.autoencoder.checkpoint)
     return Job(
         build.STAGE2,
         config,
@@ -100,5 +99,5 @@ def make_job(config: Stage2Config) -> Job:
         initial_state,
         step_function,
         frozen,
-        preview if has_decoder else None,
+        preview if build.has_decoder(config.autoencoder) else None,
     )

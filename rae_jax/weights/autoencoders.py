@@ -101,8 +101,7 @@ def from_diffusers(
 ) -> AutoencoderRAE:
     """The autoencoder of diffusers with these options and entries."""
     tensors = _without_positions(tensors)
-    encoder = encoder_from_config(config.encoder(), **loading.compute.arguments)
-    parts = _Parts(encoder, _decoder(config.decoder(), loading), **_shapes(config, tensors))
+    parts = empty_parts(config, tensors, loading)
     table = diffusers_rae_table(config, tensors)
     convert.load(table, tensors, parts, place=loading.place)
     means, deviations = (
@@ -128,11 +127,29 @@ def from_diffusers(
     )
 
 
+def empty_parts(
+    config: RAEConfig, tensors: Mapping[str, np.ndarray], loading: Loading | None = None
+) -> _Parts:
+    """What `diffusers_rae_table` fills: shapes of `encoder` and `decoder`, and four buffers."""
+    loading = loading or Loading()
+    encoder = encoder_from_config(config.encoder(), **loading.compute.arguments)
+    return _Parts(encoder, _decoder(config.decoder(), loading), **_shapes(config, tensors))
+
+
+def entry_shapes(config: RAEConfig, *, style: Style) -> dict[str, tuple[int, ...]]:
+    """Every entry of the file of an autoencoder without latent statistics."""
+    parts = empty_parts(config, {})
+    table = diffusers_rae_table(config, style=style)
+    shapes = convert.entry_shapes(table, parts)
+    shapes.pop(POSITIONS)
+    return shapes | {key: array.shape for key, array in _unused(config, style).items()}
+
+
 def save_diffusers(
     folder: str | os.PathLike[str],
     autoencoder: AutoencoderRAE,
     *,
-    style: Style = "transformers5",
+    style: Style | None = None,
 ) -> None:
     """Writes a folder that diffusers and `load_diffusers` read; the weights come last.
 
@@ -142,8 +159,9 @@ def save_diffusers(
     Args:
         folder: Made if need be.
         autoencoder: With a decoder.
-        style: Which transformers' names the encoder's entries have: diffusers looks for those of
-            the version that is installed beside it.
+        style: Which transformers' names the encoder's entries have, for diffusers looks for those
+            of the version that is installed beside it. Unless given, those of version 5, but for
+            SigLIP2, which diffusers cannot build there.
 
     Raises:
         ValueError: diffusers cannot express the autoencoder.
@@ -155,7 +173,7 @@ def save_diffusers(
 
 
 def to_diffusers(
-    autoencoder: AutoencoderRAE, *, style: Style = "transformers5"
+    autoencoder: AutoencoderRAE, *, style: Style | None = None
 ) -> tuple[RAEConfig, dict[str, np.ndarray]]:
     """Options and entries of diffusers' autoencoder that does the same; see `save_diffusers`."""
     decoder, encoder = autoencoder.decoder, autoencoder.encoder
@@ -189,6 +207,8 @@ def to_diffusers(
         scaling_factor=scaling_factor,
     )
     _require_expressible(config, sizes, decoder)
+    if style is None:
+        style = "transformers4" if config.encoder_type == "siglip2" else "transformers5"
     parts = _Parts(
         encoder,
         decoder,

@@ -166,9 +166,7 @@ class AutoencoderRAE(nnx.Module):
         Raises:
             ValueError: The autoencoder has no decoder.
         """
-        if self.decoder is None:
-            raise ValueError("this autoencoder only encodes; give it a decoder")
-        pixels = self._sliced(self.decoder, features).astype(jnp.float32)
+        pixels = self._sliced(self._decoder(), features).astype(jnp.float32)
         return denormalize(pixels, self.image_mean, self.image_std)
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -176,6 +174,21 @@ class AutoencoderRAE(nnx.Module):
         del image_size
         side = self.encoder_input_size // self.encoder.patch_size
         return side, side, self.encoder.hidden_size
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that `decode` gives.
+
+        Raises:
+            ValueError: The autoencoder has no decoder.
+        """
+        decoder = self._decoder()
+        return decoder.config.grid[0] * decoder.config.patch_size
+
+    def _decoder(self) -> ViTDecoder:
+        if self.decoder is None:
+            raise ValueError("this autoencoder only encodes; give it a decoder")
+        return self.decoder
 
     def _features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
         side = self.encoder_input_size
