@@ -10,6 +10,7 @@ from rae_jax.diffusion.paths import PATHS, LinearPath
 from rae_jax.diffusion.sampler import Sampler, sample_noise
 from rae_jax.diffusion.sde import Process
 from rae_jax.diffusion.time_grids import sampling_interval, time_grid
+from rae_jax.sharding.mesh import batch_sharding, make_mesh
 from tests.diffusion.denoisers import NULL, Counted, Known
 
 SHAPE, KEY = (3, 5, 4), jax.random.key(0)
@@ -161,3 +162,24 @@ def test_sampling_is_one_program_with_one_loop(name):
     assert 0 < len(traced) <= 8
     loops = program.count(" scan[") + program.count(" while[")
     assert loops >= 1 if name == "dopri5" else loops == 1
+
+
+@pytest.mark.parametrize("name", ["dopri5", "stochastic euler"])
+def test_samples_do_not_depend_on_the_devices(name):
+    guidance = Guidance("classifier_free", 1.5, (0.2, 0.8))
+    grid = tuple(map(float, time_grid(9)))
+    sample = Sampler(SHAPE, grid, SAMPLERS[name], guidance)
+    model = Known(lambda x, t, labels: jnp.sin((labels + 1.0)[:, None, None, None] * x))
+
+    def draw(index, labels):
+        return sample(model, KEY, index, labels)
+
+    index = np.arange(16, dtype=np.int32)
+    labels = (index % 3).astype(np.int32)
+    expected = jax.jit(draw)(index, labels)
+    rows = batch_sharding(make_mesh(8, 1, 1))
+    spread = jax.jit(draw, out_shardings=rows)(*jax.device_put((index, labels), rows))
+    assert len(spread.sharding.device_set) == 8
+    np.testing.assert_array_equal(spread, expected)
+    apart = jax.pmap(draw)(index.reshape(8, 2), labels.reshape(8, 2))
+    np.testing.assert_array_equal(np.reshape(apart, expected.shape), expected)
