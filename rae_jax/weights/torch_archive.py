@@ -48,6 +48,10 @@ class Archive:
             raise ArchiveError(f"its byte order is {order[:20]!r}, not little; {_ADVICE}")
 
     def _read_entries(self, entries: Sequence[zipfile.ZipInfo], end: int) -> None:
+        if any(re.fullmatch(r"[^/]*/constants\.pkl", entry.filename) for entry in entries):
+            raise ArchiveError(
+                "it is a TorchScript program; save the model's state_dict() with torch.save"
+            )
         limits = [*(entry.header_offset for entry in entries[1:]), end]
         for entry, limit in zip(entries, limits, strict=True):
             name = entry.filename
@@ -59,7 +63,8 @@ class Archive:
                     "unpack the archive and write it again with PyTorch"
                 )
             start = self._data_start(entry)
-            if not 0 <= start <= start + entry.file_size <= limit <= len(self._mapped):
+            fits = 0 <= start <= start + entry.file_size <= limit <= len(self._mapped)
+            if not fits or entry.compress_size != entry.file_size:
                 raise ArchiveError(
                     f"its record {name} of {entry.file_size} bytes does not fit where it lies; "
                     "fetch the file again"
@@ -82,12 +87,7 @@ class Archive:
                 f"it is a zip archive with {len(names)} records called FOLDER/data.pkl in place "
                 "of one, so no file of torch.save"
             )
-        root = names[0].removesuffix("data.pkl")
-        if f"{root}constants.pkl" in self._spans:
-            raise ArchiveError(
-                "it is a TorchScript program; save the model's state_dict() with torch.save"
-            )
-        return root
+        return names[0].removesuffix("data.pkl")
 
     def has(self, name: str) -> bool:
         """Whether there is a record of this name."""

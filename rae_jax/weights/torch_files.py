@@ -82,7 +82,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     try:
         archive = Archive(path)
         stored = functools.partial(_storage, archive)
-        return read(archive.content("data.pkl"), _admitted(), stored)
+        return read(archive.content("data.pkl"), _admitted(), stored, np.ndarray)
     except (PickleError, ArchiveError) as error:
         raise WeightFileError(f"{path} cannot be read: {error}") from None
 

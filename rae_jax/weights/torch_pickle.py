@@ -7,6 +7,7 @@ build plain containers and values; the few functions that a file may ask for are
 import dataclasses
 import io
 import pickletools
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ _VALUES = (
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 )
+_PLAIN = (dict, list, tuple, str, int, float, type(None))
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MEMO_WRITES = ("BINPUT", "LONG_BINPUT", "MEMOIZE")
 _MEMO_READS = ("BINGET", "LONG_BINGET")
@@ -78,6 +80,17 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+
+    def value_of(self, content: bytes) -> Any:
+        """The value that the instructions of a whole pickle leave on the stack."""
+        with warnings.catch_warnings():
+            # Of Python, about names that are refused anyway.
+            warnings.simplefilter("ignore")
+            for instruction, argument, _ in pickletools.genops(io.BytesIO(content)):
+                if instruction.name == "STOP":
+                    return self.stack.pop()
+                self.execute(instruction.name, argument)
+        raise PickleError("its pickle has no end")
 
     def execute(self, name: str, argument: Any) -> None:
         """One instruction."""
@@ -181,35 +194,31 @@ class _Machine:
         self.stack.append(self.stored(self.taken(1)[0]))
 
 
-def read(content: bytes, admitted: Mapping[str, Global], stored: Callable[[Any], Any]) -> Any:
+def read(
+    content: bytes, admitted: Mapping[str, Global], stored: Callable[[Any], Any], leaf: type
+) -> Any:
     """The value that a pickle describes.
 
     Args:
         content: The pickle.
         admitted: What it may name, by module and name.
         stored: Gives the value for an identifier of something that is stored elsewhere.
+        leaf: What may stand in the result besides plain values.
 
     Returns:
-        Dictionaries, lists, tuples, plain values, and what `admitted` and `stored` give, without
-        cycles.
+        Dictionaries, lists and tuples of plain values and leaves, without cycles.
 
     Raises:
         PickleError: It is damaged, or asks for something else.
     """
     machine = _Machine(admitted, stored)
     try:
-        for instruction, argument, _ in pickletools.genops(io.BytesIO(content)):
-            if instruction.name == "STOP":
-                value = machine.stack.pop()
-                break
-            machine.execute(instruction.name, argument)
-        else:
-            raise PickleError("its pickle has no end")
+        value = machine.value_of(content)
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise PickleError(f"its pickle is damaged ({type(error).__name__}: {error})") from None
-    _require_tree(value)
+    _require_tree(value, leaf)
     return value
 
 
@@ -219,7 +228,7 @@ def _children(value: Any) -> Collection[Any]:
     return value if type(value) in (list, tuple) else ()
 
 
-def _require_tree(root: Any) -> None:
+def _require_tree(root: Any, leaf: type) -> None:
     """Raises PickleError for cycles, and for more depth or size than a reader can walk.
 
     Values may be shared, so that few of them can stand for astronomically many: sizes are summed
@@ -230,8 +239,9 @@ def _require_tree(root: Any) -> None:
     pending = [(root, False)]
     while pending:
         value, children_done = pending.pop()
-        if isinstance(value, Global):
-            raise PickleError(f"it holds {value.name}, which is no tensor")
+        if not isinstance(value, (*_PLAIN, leaf)):
+            what = value.name if isinstance(value, Global) else type(value).__name__
+            raise PickleError(f"it holds {what} by itself, which is refused")
         if children_done:
             inner = [sizes[id(child)] for child in _children(value)]
             nodes = 1 + sum(size for size, _ in inner)
