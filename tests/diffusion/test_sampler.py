@@ -169,7 +169,9 @@ def test_samples_do_not_depend_on_the_devices(name):
     guidance = Guidance("classifier_free", 1.5, (0.2, 0.8))
     grid = tuple(map(float, time_grid(9)))
     sample = Sampler(SHAPE, grid, SAMPLERS[name], guidance)
-    model = Known(lambda x, t, labels: jnp.sin((labels + 1.0)[:, None, None, None] * x))
+    model = Known(
+        lambda x, t, labels: jnp.sin((1 + labels.astype(x.dtype))[:, None, None, None] * x)
+    )
 
     def draw(index, labels):
         return sample(model, KEY, index, labels)
