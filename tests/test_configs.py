@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -12,22 +13,31 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from rae_jax import build
-from rae_jax.configuration import defaults, schema
+from rae_jax.configuration import schema
 from rae_jax.configuration.section import Section
 from rae_jax.data.sources.base import record
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.evaluation.features import PUBLISHED_FILE
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
-from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
+from rae_jax.models.autoencoders.latent_normalization import (
+    LatentNormalization,
+    ScaledNormalization,
+)
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.autoencoders.rae_config import RAEConfig
+from rae_jax.models.compute import Compute
 from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
+from rae_jax.models.encoders.siglip2 import SigLIP2Config, SigLIP2Encoder
 from rae_jax.ops.images import to_float
 from rae_jax.sampling.generate import Generator
 from rae_jax.sampling.labels import class_labels
 from rae_jax.training import pretraining, stage1, stage2
 from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState
+from rae_jax.weights.autoencoders import Loading, empty_parts
 from rae_jax.weights.pretrained import Preprocessing
+from tests.comparison import GOLDEN
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.py"))
@@ -83,35 +93,35 @@ HUB = {
         ),
         **arguments,
     ),
+    "google/siglip2-base-patch16-256": lambda **arguments: SigLIP2Encoder(
+        SigLIP2Config(image_size=256), **arguments
+    ),
     "facebook/dinov2-with-registers-base": lambda **arguments: DINOv2Encoder(
         DINOv2Config(hidden_size=768, depth=12, num_heads=12), **arguments
     ),
 }
 
 
-def published(denoiser: str, encoder_input_size: int) -> schema.Stage2Config:
-    """A published model on DINOv2-B with registers, as it is noted in the folder it becomes."""
-    size = encoder_input_size // 14 * 16
-    encoder = schema.EncoderConfig(
-        path="facebook/dinov2-with-registers-base", input_size=encoder_input_size
-    )
-    return schema.Stage2Config(
-        autoencoder=schema.AutoencoderConfig(encoder=encoder),
-        data=schema.DataConfig(image_size=size, crop="center"),
-        denoiser=defaults.DENOISERS[denoiser],
-    )
-
-
-PUBLISHED = {
-    "dit_dh_xl_dinov2_base": published("dit_dh_xl", 224),
-    "dit_dh_s_dinov2_base": published("dit_dh_s", 224),
-    "dit_dh_xl_dinov2_base_512": published("dit_dh_xl", 448),
-    "dit_dh_s_dinov2_base_512": published("dit_dh_s", 448),
-}
-"""Folder of a converted model -> what is noted in it; such folders have no config of their own."""
-
 PARAMETERS = {"stage2/dit_dh_xl_mae_base": 838.7e6}
 """Published counts, which include the fixed position table and frequencies."""
+
+
+RELEASED = json.loads((GOLDEN / "diffusers_rae_full_keys" / "case.json").read_text())["config"]
+
+
+def released(name: str, compute: Compute) -> AutoencoderRAE:
+    """Shapes of an autoencoder of the release."""
+    config = RAEConfig.read(RELEASED[name])
+    parts = empty_parts(config, {}, Loading(compute))
+    mean, std = np.zeros((2, *config.grid, config.encoder_hidden_size), np.float32)
+    return AutoencoderRAE(
+        parts.encoder,
+        parts.decoder,
+        encoder_input_size=config.encoder_input_size,
+        image_mean=(0.485, 0.456, 0.406),
+        image_std=(0.229, 0.224, 0.225),
+        normalization=ScaledNormalization(mean, std),
+    )
 
 
 class ImageNet(ImageFolder):
@@ -141,6 +151,8 @@ def stand_ins(monkeypatch):
         return module, Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def trained_autoencoder(config, compute):
+        if config.pretrained:
+            return freeze(released(config.pretrained.removeprefix("nyu-visionx/"), compute))
         loaded = build.encoder(config, compute)
         decoder = abstract(lambda: build.decoder(config, loaded, compute, rngs=nnx.Rngs(0)))
         shape = build.autoencoder(config, loaded, None).latent_shape(0)
@@ -248,8 +260,6 @@ def evaluate_once(config: Section) -> bool:
 def made_by(checkpoint: str) -> Section:
     """Config of the run in `checkpoint`, whose folder has the name of its config."""
     name = pathlib.Path(checkpoint).name
-    if name in PUBLISHED:
-        return PUBLISHED[name]
     named = [path for path in FILES if path.stem == name]
     assert len(named) == 1, f"{checkpoint} should be called after one of {FILES}"
     return parse(named[0])

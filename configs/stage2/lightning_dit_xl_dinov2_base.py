@@ -4,8 +4,7 @@ One trunk of width 1152 in place of DiTDH's backbone and head, to compare with: 
 a denoiser should be at least as wide as its latents have channels, which this one is, and that the
 wide head of DiTDH is worth more than depth. Trained as `dit_dh_xl_mae_base.py` says.
 
-Set `data.path` to a folder with `train/<class>/*`; decoder and statistics are those of DINOv2-B
-with registers, trained here or converted.
+Set `data.path` to a folder with `train/<class>/*`.
 """
 
 from rae_jax.configuration import defaults
@@ -13,11 +12,7 @@ from rae_jax.configuration import defaults
 
 def get_config():
     config = defaults.stage2()
-    config.autoencoder.encoder.path = "facebook/dinov2-with-registers-base"
-    config.autoencoder.encoder.input_size = 224
-    config.autoencoder.decoder = defaults.decoder("vit_xl")
-    config.autoencoder.checkpoint = "runs/vit_xl_dinov2_base"
-    config.autoencoder.statistics = "runs/dinov2_base/latent_statistics.npz"
+    config.autoencoder.pretrained = "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08"
     config.data.image_size = 256
     config.data.crop = "center"
     config.data.horizontal_flip = True

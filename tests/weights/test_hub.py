@@ -1,5 +1,7 @@
+import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub import errors
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from rae_jax.weights import hub
@@ -32,6 +34,52 @@ def test_without_network_the_error_says_what_to_fetch(monkeypatch, error):
     message = r"Download config.json, \*.safetensors from https://huggingface.co/owner/model into"
     with pytest.raises(FileNotFoundError, match=message):
         hub.resolve("owner/model", ("config.json", "*.safetensors"))
+
+
+def response(status):
+    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errors.GatedRepoError("403", response=response(403)), "owner/model is gated.*HF_TOKEN"),
+        (
+            errors.RepositoryNotFoundError("404", response=response(404)),
+            "no owner/model on the hub",
+        ),
+        (errors.RevisionNotFoundError("404", response=response(404)), "has no revision 'v9'"),
+    ],
+)
+def test_refusals_of_the_hub_are_told_apart(monkeypatch, error, message):
+    def download(repository, *, revision, allow_patterns):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(FileNotFoundError, match=message):
+        hub.resolve("owner/model", ("config.json",), revision="v9")
+
+
+def test_a_name_nearly_published_is_suggested(monkeypatch):
+    def download(repository, *, revision, allow_patterns):
+        raise errors.RepositoryNotFoundError("404", response=response(404))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(FileNotFoundError, match="did you mean nyu-visionx/RAE-mae-base-p16-ViTXL"):
+        hub.resolve("nyu-visionx/RAE-mae-base-ViTXL-n08", ("config.json",))
+
+
+def test_the_offline_switch_of_the_hub_is_obeyed(monkeypatch, tmp_path):
+    # Set after the library was imported, so at the place where it keeps it.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="Download config.json from https://huggingface.co"):
+        hub.resolve("owner/model", ("config.json",))
+
+
+def test_only_the_hub_has_revisions(tmp_path):
+    with pytest.raises(ValueError, match="is not on the hub, so it has no revision 'v1'"):
+        hub.resolve(str(tmp_path), ["config.json"], revision="v1")
 
 
 @pytest.mark.parametrize("name", ["missing", "./missing/folder", "/missing/folder", "a/b/c", "~/x"])
