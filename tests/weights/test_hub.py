@@ -1,4 +1,5 @@
-import httpx
+from types import SimpleNamespace
+
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
@@ -37,7 +38,7 @@ def test_without_network_the_error_says_what_to_fetch(monkeypatch, error):
 
 
 def response(status):
-    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+    return SimpleNamespace(status_code=status, headers={}, request=None)
 
 
 @pytest.mark.parametrize(
