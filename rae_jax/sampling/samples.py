@@ -66,7 +66,8 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
     labels = class_labels(
         config.labels, config.num_images, stage2.denoiser.num_classes, config.seed
     )
-    require_experiment(workdir, KIND, _settings(config, steps), _MAY_CHANGE, _RESULTS)
+    noted = KIND, _settings(config, steps), _MAY_CHANGE, _RESULTS, as_dict(SamplingConfig())
+    require_experiment(workdir, *noted)
     path = pathlib.Path(workdir).absolute() / NPZ
     if from_main(np.asarray(path.exists())):
         if is_main_process():
@@ -74,7 +75,8 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
             _clean_up(path, config)
         return path
     generate = _Batches(restore(config), config)
-    folder = open_workdir(workdir, KIND, _settings(config, generate.steps), _MAY_CHANGE, _RESULTS)
+    settings = _settings(config, generate.steps)  # Older steps, if the newest are damaged.
+    folder = open_workdir(workdir, KIND, settings, *noted[2:])
     _make_missing(generate, config, labels, folder)
     wait_for_all("samples.made")
     if is_main_process():

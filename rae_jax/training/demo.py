@@ -52,6 +52,7 @@ def run(config: DemoConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
         as_dict(config),
         may_change=[f"{stage}.{name}" for stage in ("stage1", "stage2") for name in MAY_CHANGE],
         results=["*/checkpoints/*"],
+        defaults=as_dict(DemoConfig()),
     )
     path = folder / _SCORES
     if path.exists():

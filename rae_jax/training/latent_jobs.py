@@ -31,7 +31,12 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
     require_one_process("computing latent statistics")
     may_change = ("batch_size", "data.num_threads")
     folder = open_workdir(
-        workdir, "statistics", as_dict(config), may_change, results=[STATISTICS_FILE]
+        workdir,
+        "statistics",
+        as_dict(config),
+        may_change,
+        results=[STATISTICS_FILE],
+        defaults=as_dict(StatisticsConfig()),
     )
     path = folder / STATISTICS_FILE
     if path.exists():
