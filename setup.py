@@ -28,6 +28,7 @@ CORE = [
     "jaxtyping>=0.3.11",
     "matplotlib>=3.9",
     "ml_collections>=1.1.0",
+    "ml_dtypes>=0.5",
     "numpy>=2.0",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",

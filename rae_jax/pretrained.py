@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, cast, get_args
 
 import jax
 from flax import nnx
@@ -17,13 +17,14 @@ from rae_jax.models.compute import Compute
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.typing import DTypeLike
 from rae_jax.weights import autoencoders, readers
+from rae_jax.weights.tables.vit_layers import Style
 
 _PUBLISHED_ONLY = ("decoder", "encoder_input_size", "num_heads")
 _TRAINED_ONLY = ("weights",)
 
 
 def load_autoencoder(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     dtype: DTypeLike = "float32",
     mesh: Mesh | None = None,
@@ -54,28 +55,43 @@ def load_autoencoder(
         FileNotFoundError: Something is missing; the message says what to download.
         ValueError: Files or arguments do not fit together.
     """
+    name = os.fspath(name)
     compute = Compute(dtype, unroll, remat)
     loading = autoencoders.Loading(compute, slice_size, mesh)
     if "decoder" in source:
         _require_known(source, (*_PUBLISHED_ONLY, "statistics"), "an encoder with a decoder's file")
         statistics = source.pop("statistics", None)
         decoder = source.pop("decoder")
-        return autoencoders.load_published(
+        loaded = autoencoders.load_published(
             name, decoder, statistics, loading, revision=revision, **source
         )
+        return _on(mesh, loaded)
     folder = pathlib.Path(name).expanduser()
     if is_run(folder):
         _require_known(source, (*_TRAINED_ONLY, "statistics"), "a stage-1 run")
         if revision is not None:
             raise ValueError(f"{name} is not on the hub, so it has no revision {revision!r}")
-        return _trained(folder, loading, **source)
+        return _on(mesh, _trained(folder, loading, **source))
     _require_known(source, (), "a folder of diffusers")
-    return autoencoders.load_diffusers(autoencoders.find_diffusers(name, revision), loading)
+    found = autoencoders.find_diffusers(name, revision)
+    if not (found / EXPERIMENT_FILE).is_file():
+        raise FileNotFoundError(
+            f"{found} holds no config.json, so it is neither an autoencoder of diffusers nor a run"
+        )
+    return _on(mesh, autoencoders.load_diffusers(found, loading))
 
 
-def save_autoencoder(folder: str | os.PathLike[str], autoencoder: AutoencoderRAE) -> None:
-    """Writes the folder of diffusers; see `weights.autoencoders.save_diffusers`."""
-    autoencoders.save_diffusers(folder, autoencoder)
+def save_autoencoder(
+    folder: str | os.PathLike[str], autoencoder: AutoencoderRAE, *, style: str | None = None
+) -> None:
+    """Writes the folder of diffusers; see `weights.autoencoders.save_diffusers`.
+
+    Raises:
+        ValueError: An unknown style, or diffusers cannot express the autoencoder.
+    """
+    if style is not None and style not in get_args(Style):
+        raise ValueError(f"style must be one of {get_args(Style)}, got {style!r}")
+    autoencoders.save_diffusers(folder, autoencoder, style=cast(Style | None, style))
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -104,11 +120,12 @@ def _trained(
     )
     autoencoder = build.pretrained_autoencoder(settings, loading.compute, weights=weights)
     autoencoder.options = dataclasses.replace(autoencoder.options, slice_size=loading.slice_size)
-    if loading.mesh is not None:
-        _move(autoencoder, loading.mesh)
     return autoencoder
 
 
-def _move(autoencoder: AutoencoderRAE, mesh: Mesh) -> None:
-    state = nnx.state(autoencoder)
-    nnx.update(autoencoder, jax.device_put(state, tree_shardings(state, mesh)))
+def _on(mesh: Mesh | None, autoencoder: AutoencoderRAE) -> AutoencoderRAE:
+    """The autoencoder with all its arrays on the mesh, those that no file holds too."""
+    if mesh is not None:
+        state = nnx.state(autoencoder)
+        nnx.update(autoencoder, jax.device_put(state, tree_shardings(state, mesh)))
+    return autoencoder

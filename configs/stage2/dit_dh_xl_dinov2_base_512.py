@@ -1,6 +1,7 @@
 """Stage 2: DiTDH-XL on the published RAE of DINOv2-B, ImageNet 512 (RAE, arXiv:2510.11690).
 
 Images of 448 pixels go into the encoder, so latents are 32x32x768 and the time shift is 13.86.
+The learning rate follows the schedule for 256 pixels, cut at the end.
 Trained as `dit_dh_xl_mae_base.py` says. Decoder and latent statistics come with the published
 autoencoder.
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -104,6 +105,13 @@ def from_diffusers(
     parts = empty_parts(config, tensors, loading)
     table = diffusers_rae_table(config, tensors)
     convert.load(table, tensors, parts, place=loading.place)
+    for name in ("latents_mean", "latents_std"):
+        said, held = getattr(config, name), np.asarray(getattr(parts, name)[...])
+        if said is not None and not np.array_equal(np.ravel(np.float32(said)), np.ravel(held)):
+            logging.warning(
+                "the weights hold another %s than config.json; as in diffusers, theirs counts",
+                name,
+            )
     means, deviations = (
         statistics_to_grid(np.asarray(values[...]), config.grid, reshape_to_2d=config.reshape_to_2d)
         for values in (parts.latents_mean, parts.latents_std)
@@ -185,6 +193,8 @@ def to_diffusers(
     two_dimensional = autoencoder.options.reshape_to_2d
     mean, std = (statistics_to_file(v, reshape_to_2d=two_dimensional) for v in (mean, std))
     noise = autoencoder.noise
+    if noise is not None and not isinstance(noise, LatentNoise):
+        raise ValueError(f"diffusers has no noise like {noise!r}; only that of noise_tau")
     sizes = decoder.config
     config = RAEConfig(
         encoder_type=encoder_type(encoder.config),
@@ -201,7 +211,7 @@ def to_diffusers(
         encoder_norm_std=list(autoencoder.image_std),
         latents_mean=mean.tolist(),
         latents_std=std.tolist(),
-        noise_tau=noise.noise_tau if isinstance(noise, LatentNoise) else 0.0,
+        noise_tau=0.0 if noise is None else noise.noise_tau,
         reshape_to_2d=two_dimensional,
         use_encoder_loss=autoencoder.options.use_encoder_loss,
         scaling_factor=scaling_factor,

@@ -96,4 +96,4 @@ def _download(repository: str, files: Sequence[str], revision: str | None) -> pa
 
 def _advice(repository: str) -> str:
     near = difflib.get_close_matches(repository, REPOSITORIES, n=1, cutoff=0.8)
-    return f"; did you mean {near[0]}?" if near and near[0] != repository else ""
+    return f" (did you mean {near[0]}?)" if near and near[0] != repository else ""

@@ -156,7 +156,8 @@ def test_impossible_value_names_its_path_and_what_must_hold(values, message):
     [
         (
             {"labels": "3,x"},
-            "labels must be 'equal', 'random' or labels such as '3,1,4', got '3,x'",
+            "labels must be 'equal', 'random' or labels and ranges such as '3,1,4' or '0-9,15', "
+            "got '3,x'",
         ),
         ({"sampler": {"num_steps": 1}}, "sampler.num_steps must be at least 2, got 1"),
         (
@@ -202,7 +203,7 @@ def test_summary_has_a_line_for_each_section():
     lines = summary(schema.StatisticsConfig(batch_size=7))
     assert lines[:3] == [
         "batch_size=7, dtype='float32'",
-        "autoencoder: noise_tau=0.8, checkpoint='', statistics=''",
+        "autoencoder: noise_tau=0.8, checkpoint='', statistics='', pretrained=''",
         "autoencoder.encoder: path='facebook/vit-mae-base', input_size=256",
     ]
     assert [line.split(":")[0] for line in lines[3:]] == ["autoencoder.decoder", "data"]

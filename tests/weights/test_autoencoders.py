@@ -152,6 +152,27 @@ def test_every_mismatch_is_listed_at_once(published, tmp_path):
         assert part in text
 
 
+def test_statistics_that_disagree_are_told(published, tmp_path, monkeypatch):
+    tensors = load_file(published / f"{STEM}.safetensors")
+    tensors["_latents_mean"] += 1
+    shutil.copy(published / "config.json", tmp_path)
+    save_file(tensors, tmp_path / f"{STEM}.safetensors")
+    warnings = []
+    monkeypatch.setattr(
+        autoencoders.logging, "warning", lambda text, *values: warnings.append(text % values)
+    )
+    autoencoder = AutoencoderRAE.from_pretrained(tmp_path)
+    assert len(warnings) == 1
+    assert "another latents_mean than config.json" in warnings[0]
+    held = np.ravel(tensors["_latents_mean"])
+    np.testing.assert_array_equal(np.ravel(autoencoder.normalization.mean[...]), held)
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither an autoencoder of diffusers nor a run"):
+        AutoencoderRAE.from_pretrained(tmp_path)
+
+
 def test_positions_in_a_file_are_not_read(published, tmp_path):
     tensors = load_file(published / f"{STEM}.safetensors")
     tensors["decoder.decoder_pos_embed"] = np.ones((1, 17, 32), np.float32)
@@ -169,6 +190,8 @@ def test_arrays_go_to_their_shards(published):
     kernel = cut.encoder.blocks.attention.qkv.kernel.get_value()
     assert kernel.sharding.num_devices == 8
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    for _, leaf in nnx.to_flat_state(nnx.state(cut)):
+        assert leaf.get_value().sharding.num_devices == 8
     whole = AutoencoderRAE.from_pretrained(str(published))
     images = 0.5 + 0.2 * example((2, 64, 64, 3))
     np.testing.assert_allclose(run(cut, images), run(whole, images), rtol=0, atol=1e-5)
@@ -263,6 +286,12 @@ def test_what_diffusers_cannot_express_is_told(runs, published):
     autoencoder.decoder.position_table[...] += 0.5
     with pytest.raises(ValueError, match="makes the decoder's positions itself.* up to 0.5"):
         autoencoder.save_pretrained(runs / "never")
+    autoencoder = AutoencoderRAE.from_pretrained(published)
+    autoencoder.noise = print
+    with pytest.raises(ValueError, match="no noise like"):
+        autoencoder.save_pretrained(runs / "never")
+    with pytest.raises(ValueError, match="style must be one of"):
+        autoencoder.save_pretrained(runs / "never", style="mine")
     autoencoder.decoder = None
     with pytest.raises(ValueError, match="only encodes"):
         autoencoder.save_pretrained(runs / "never")

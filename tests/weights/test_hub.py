@@ -66,7 +66,7 @@ def test_a_name_nearly_published_is_suggested(monkeypatch):
         raise errors.RepositoryNotFoundError("404", response=response(404))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(FileNotFoundError, match="did you mean nyu-visionx/RAE-mae-base-p16-ViTXL"):
+    with pytest.raises(FileNotFoundError, match=r"mean nyu-visionx/RAE-mae-base-p16-ViTXL-n08\?"):
         hub.resolve("nyu-visionx/RAE-mae-base-ViTXL-n08", ("config.json",))
 
 

@@ -96,7 +96,7 @@ class AutoencoderRAE(nnx.Module):
             normalization.require_shape(self.latent_shape(encoder_input_size))
 
     @classmethod
-    def from_pretrained(cls, name: str, **options: Any) -> "AutoencoderRAE":
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> "AutoencoderRAE":
         """Loads a published or a trained autoencoder; see `rae_jax.pretrained.load_autoencoder`.
 
         Args:
@@ -109,15 +109,19 @@ class AutoencoderRAE(nnx.Module):
 
         return load_autoencoder(name, **options)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, style: str | None = None) -> None:
         """Writes a folder that diffusers' `AutoencoderRAE.from_pretrained` reads.
+
+        Args:
+            folder: Made if need be.
+            style: "transformers4" or "transformers5", see `weights.autoencoders.save_diffusers`.
 
         Raises:
             ValueError: diffusers cannot express this autoencoder; the message lists why.
         """
         from rae_jax.pretrained import save_autoencoder
 
-        save_autoencoder(folder, self)
+        save_autoencoder(folder, self, style=style)
 
     def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B H2 W2 3"]:
         """Reconstructions, without noise, not clipped."""
@@ -154,8 +158,12 @@ class AutoencoderRAE(nnx.Module):
 
     def decode(self, latents: Float[Array, "B ..."]) -> Float[Array, "B H W 3"]:
         """Images of latents as `encode` gives them: float32 around [0, 1], not clipped."""
+        shape = self.latent_shape(self.encoder_input_size)
         if not self.options.reshape_to_2d:
-            latents = latents.reshape(-1, *self.latent_shape(self.encoder_input_size))
+            wanted = shape[0] * shape[1], shape[2]
+            if latents.shape[1:] != wanted:
+                raise ValueError(f"tokens must have the shape {wanted}, got {latents.shape[1:]}")
+            latents = latents.reshape(-1, *shape)
         if self.normalization is not None:
             latents = self.normalization.denormalize(latents)
         return self.decode_features(latents)
@@ -202,8 +210,9 @@ class AutoencoderRAE(nnx.Module):
         if size is None or count <= size:
             return function(values)
         whole = count // size * size
-        slices = values[:whole].reshape(-1, size, *values.shape[1:])
-        results = jax.lax.map(function, slices)
+        # Rows far apart share a slice, so that a batch cut over devices stays cut in each.
+        slices = values[:whole].reshape(size, -1, *values.shape[1:]).swapaxes(0, 1)
+        results = jax.lax.map(function, slices).swapaxes(0, 1)
         results = results.reshape(whole, *results.shape[2:])
         if whole == count:
             return results

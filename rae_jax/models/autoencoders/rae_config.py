@@ -114,6 +114,14 @@ class RAEConfig:
         unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"entries that {CLASS_NAME} does not have: {', '.join(unknown)}")
+        for field in dataclasses.fields(cls):
+            value = values.get(field.name, field.default)
+            if field.type in (int, "int") and (type(value) is not int or value < 1):
+                raise ValueError(f"{field.name} must be a whole number above 0, got {value!r}")
+        for name in ("encoder_norm_mean", "encoder_norm_std"):
+            value = values.get(name)
+            if value is not None and len(value) != 3:
+                raise ValueError(f"{name} must hold three numbers, got {value!r}")
         return cls(**values)
 
     def write(self) -> dict[str, Any]:
@@ -213,6 +221,8 @@ def statistics_to_grid(
         return values.reshape(1, 1, 1)
     if reshape_to_2d and values.ndim in (3, 4) and values.shape[:-3] in ((), (1,)):
         return np.moveaxis(values.reshape(values.shape[-3:]), 0, -1)
+    if not reshape_to_2d and values.ndim == 3 and len(values) == 1:
+        values = values[0]
     if not reshape_to_2d and values.ndim == 1:
         return values.reshape(1, 1, -1)
     if not reshape_to_2d and values.ndim == 2 and values.shape[0] in (1, grid[0] * grid[1]):

@@ -11,10 +11,11 @@ from rae_jax.models.autoencoders.rae_config import (
     statistics_to_grid,
 )
 from rae_jax.models.compute import Compute
+from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
 from rae_jax.weights.autoencoders import Loading
 from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
 from tests.models.autoencoders.diffusers import TINY, autoencoder_of
-from tests.models.compiled import run
+from tests.models.compiled import example, run
 
 
 def inputs_of(case, name):
@@ -116,6 +117,10 @@ def test_training_noise_comes_with_a_key():
         ({"decoder_num_attention_heads": 5}, "decoder_hidden_size must be a multiple of 5"),
         ({"image_size": 40}, r"image_size must be 16 .* or null, got 40"),
         ({"num_channels": 4}, "num_channels must be 3, got 4"),
+        ({"patch_size": 0}, "patch_size must be a whole number above 0, got 0"),
+        ({"encoder_hidden_size": "64"}, "encoder_hidden_size must be a whole number above 0"),
+        ({"decoder_num_attention_heads": 0}, "decoder_num_attention_heads must be a whole number"),
+        ({"encoder_norm_std": [1.0, 2.0]}, "encoder_norm_std must hold three numbers"),
     ],
 )
 def test_what_does_not_fit_is_told(changes, message):
@@ -154,3 +159,32 @@ def test_statistics_of_other_shapes_are_refused():
     for shape, reshape_to_2d in (((5,), True), ((5, 2, 3), False), ((4, 5), False)):
         with pytest.raises(ValueError, match="latent statistics must be one number or"):
             statistics_to_grid(np.zeros(shape), (2, 3), reshape_to_2d=reshape_to_2d)
+
+
+def test_a_batch_cut_over_devices_stays_cut_in_slices():
+    """Measured on the program: no array of the whole batch is gathered."""
+    autoencoder = autoencoder_of(
+        load_case("diffusers_rae_tiny_mae_tf5names"), Loading(slice_size=8)
+    )
+    definition, weights = split(autoencoder)
+    mesh = make_mesh()
+    images = jax.device_put(0.5 + 0.2 * example((16, 64, 64, 3)), batch_sharding(mesh))
+    whole = jax.device_put(weights, replicated(mesh))
+    compiled = jax.jit(lambda w, i: definition.merge(w)(i)).lower(whole, images).compile()
+    assert "all-gather" not in compiled.as_text()
+    made = compiled(whole, images)
+    assert made.sharding.is_equivalent_to(batch_sharding(mesh), made.ndim)
+    expected = run(autoencoder_of(load_case("diffusers_rae_tiny_mae_tf5names")), images)
+    np.testing.assert_allclose(made, expected, rtol=0, atol=2e-6)
+
+
+def test_tokens_of_another_shape_are_told():
+    autoencoder = autoencoder_of(load_case("diffusers_rae_tiny_mae_tokens"))
+    with pytest.raises(ValueError, match=r"tokens must have the shape \(16, 64\), got \(9, 64\)"):
+        autoencoder.decode(jnp.zeros((1, 9, 64)))
+
+
+def test_statistics_with_a_batch_axis():
+    values = np.arange(30, dtype=np.float32).reshape(1, 6, 5)
+    there = statistics_to_grid(values, (2, 3), reshape_to_2d=False)
+    np.testing.assert_array_equal(there, values.reshape(2, 3, 5))
