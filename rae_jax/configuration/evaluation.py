@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from rae_jax.configuration.denoising import SamplerConfig
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.parts import DataConfig, EncoderConfig
 from rae_jax.configuration.section import Section
@@ -13,6 +14,9 @@ def require_some(section: Section, name: str, legal: tuple[str, ...]) -> None:
     values = getattr(section, name)
     section.require(name, bool(values) and set(values) <= set(legal), f"be some of {legal}")
 
+
+GENERATION_METRICS = ("fid", "sfid", "inception_score", "precision_recall", "kid")
+"""What generated images can be scored by."""
 
 _NO_ENCODER = EncoderConfig(path="", input_size=224)
 
@@ -97,3 +101,76 @@ class PackingConfig(Section):
     """A set of images as one npz in the layout of the ADM suite."""
 
     images: ImagesConfig = ImagesConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnlineEvaluationConfig(Section):
+    """Scores of the model under training, by the functions that score finished images.
+
+    Attributes:
+        every: How often, such as "5 epochs"; "" for never.
+        num_images: How many images are scored each time, always the same.
+        batch_size: Of them at a time over all devices; does not change them.
+        weights: Which weights: averaged, last or both.
+        extractor: Network whose features are compared.
+    """
+
+    positive = ("num_images", "batch_size")
+
+    every: str = ""
+    num_images: int = 5000
+    batch_size: int = 256
+    weights: tuple[str, ...] = ("ema",)
+    extractor: ExtractorConfig = ExtractorConfig()
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        if self.every:
+            self.require("every", self.amount("every") > 0, "be above 0, or '' for never")
+        require_some(self, "weights", ("ema", "raw"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage1EvaluationConfig(OnlineEvaluationConfig):
+    """Scores of reconstructions in training.
+
+    Attributes:
+        images: Originals, of the size of the training images and best none of them; the
+            `num_images` that are scored are spread evenly over the set.
+        metrics: Scores to compute: some of "psnr", "ssim" and "rfid".
+    """
+
+    images: ImagesConfig = ImagesConfig()
+    metrics: tuple[str, ...] = ("psnr", "ssim", "rfid")
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        require_some(self, "metrics", Stage1EvaluationConfig.metrics)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage2EvaluationConfig(OnlineEvaluationConfig):
+    """Scores of samples in training, unguided, with as many of each class and a fixed seed.
+
+    Attributes:
+        reference: Real images, or an npz of their statistics.
+        metrics: As of `GenerationEvaluationConfig`.
+        sampler: Integration.
+        kid_subsets: Random subsets that KID is the mean of.
+        kid_subset_size: Images in each.
+    """
+
+    positive = (*OnlineEvaluationConfig.positive, "kid_subsets", "kid_subset_size")
+
+    reference: ImagesConfig = ImagesConfig()
+    metrics: tuple[str, ...] = ("fid",)
+    sampler: SamplerConfig = SamplerConfig()
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        require_some(self, "metrics", GENERATION_METRICS)

@@ -17,10 +17,14 @@ from rae_jax.configuration.denoising import (
 )
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.evaluation import (
+    GENERATION_METRICS,
     ExtractorConfig,
     ImagesConfig,
+    OnlineEvaluationConfig,
     PackingConfig,
     ReferenceStatisticsConfig,
+    Stage1EvaluationConfig,
+    Stage2EvaluationConfig,
     require_some,
 )
 from rae_jax.configuration.labels import parse_labels
@@ -55,6 +59,7 @@ __all__ = [
     "LoopConfig",
     "LossConfig",
     "MeshConfig",
+    "OnlineEvaluationConfig",
     "OptimizerConfig",
     "PackingConfig",
     "PretrainingConfig",
@@ -65,7 +70,9 @@ __all__ = [
     "SamplingConfig",
     "ScheduleConfig",
     "Stage1Config",
+    "Stage1EvaluationConfig",
     "Stage2Config",
+    "Stage2EvaluationConfig",
     "StatisticsConfig",
     "TransformerConfig",
     "TransportConfig",
@@ -109,6 +116,7 @@ class Stage1Config(Seeded):
         ema_decay: Of the averaged weights, per step.
         loss: Weights of the losses.
         loop: Logging, checkpoints, previews.
+        evaluation: Scores of held-out images in training.
         mesh: Layout of devices.
         dtype: Of computation; parameters are float32.
         unroll: Layers per iteration of the loop over layers.
@@ -128,6 +136,7 @@ class Stage1Config(Seeded):
     ema_decay: float = 0.9978
     loss: LossConfig = LossConfig()
     loop: LoopConfig = LoopConfig()
+    evaluation: Stage1EvaluationConfig = Stage1EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     dtype: DType = "float32"
     unroll: int = 1
@@ -145,6 +154,7 @@ class Stage2Config(Seeded):
 
     Attributes:
         label_dropout: Share of labels replaced by the null label.
+        evaluation: Scores of samples in training.
     """
 
     positive = ("global_batch_size", "unroll")
@@ -164,6 +174,7 @@ class Stage2Config(Seeded):
     )
     ema_decay: float = 0.9995
     loop: LoopConfig = LoopConfig()
+    evaluation: Stage2EvaluationConfig = Stage2EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     dtype: DType = "float32"
     unroll: int = 1
@@ -329,7 +340,7 @@ class GenerationEvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     reference: ImagesConfig = ImagesConfig()
     extractor: ExtractorConfig = ExtractorConfig()
-    metrics: tuple[str, ...] = ("fid", "sfid", "inception_score", "precision_recall", "kid")
+    metrics: tuple[str, ...] = GENERATION_METRICS
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     pictured: int = 8
@@ -337,7 +348,7 @@ class GenerationEvaluationConfig(Section):
     def __post_init__(self) -> None:
         """See base."""
         super().__post_init__()
-        require_some(self, "metrics", GenerationEvaluationConfig.metrics)
+        require_some(self, "metrics", GENERATION_METRICS)
         self.require("kid_subset_size", self.kid_subset_size >= 2, "be at least 2")
 
 

@@ -93,7 +93,7 @@ class Extractor:
         self.label, self.notes = label, notes
         self.is_inception = label.startswith(INCEPTION)
         devices = jax.local_devices() if devices is None else devices
-        mesh = make_mesh(devices=devices)
+        self._mesh = mesh = make_mesh(devices=devices)
         self.chunk = rows * len(devices)
         self._sharding = batch_sharding(mesh)
         self._arrays = jax.device_put(arrays, replicated(mesh))
@@ -116,7 +116,9 @@ class Extractor:
         pending: dict[str, Array] | None = None
         for chunk in self._chunks(images):
             # The devices work on the next images while the last ones' features come back.
-            started = self._function(self._arrays, jax.device_put(chunk, self._sharding))
+            # In training, the mesh of the step is set while this runs.
+            with jax.set_mesh(self._mesh):
+                started = self._function(self._arrays, jax.device_put(chunk, self._sharding))
             if pending is not None:
                 parts.append(jax.device_get(pending))
             pending = started

@@ -36,7 +36,7 @@ FULL_COUNT = 50_000
 _NEIGHBOURS, _RECALL_NEIGHBOURS = 7, 3
 _SPLITS = 10
 _ROWS = 4096
-_OF_FEATURES = ("precision_recall", "kid")
+OF_FEATURES = ("precision_recall", "kid")
 """Metrics that need the features of the reference images, not only their moments."""
 
 
@@ -54,7 +54,7 @@ def evaluate(config: GenerationEvaluationConfig, workdir: str | pathlib.Path) ->
     # Before a long set of samples is gone through; the folder is not held by a run that failed.
     folder = open_workdir(workdir, KIND, as_dict(config), ("extractor.rows",), results=[FILE])
     images = _samples(config, folder)
-    keep = bool(set(config.metrics) & set(_OF_FEATURES)) or config.pictured > 0
+    keep = bool(set(config.metrics) & set(OF_FEATURES)) or config.pictured > 0
     reference, real = open_reference(config.reference, extractor, keep=keep)
     samples = compute(images, extractor, keep=True)
     subsets = {"subsets": config.kid_subsets, "subset_size": config.kid_subset_size}
@@ -114,7 +114,7 @@ def score(
             scores["sfid"] = frechet_distance(samples.spatial, reference.spatial)
     if "inception_score" in metrics:
         lost += _add_inception_score(scores, samples)
-    if set(metrics) & set(_OF_FEATURES):
+    if set(metrics) & set(OF_FEATURES):
         if samples.features is None or reference.features is None:
             names = "precision, recall and the kernel distance"
             lost.append(f"{names} are left out: the reference holds no features of its images")

@@ -36,6 +36,7 @@ from rae_jax.sharding.mesh import BATCH_AXES, make_mesh
 from rae_jax.sharding.processes import is_main_process
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.training import loop
+from rae_jax.training.evaluation import Evaluation
 from rae_jax.training.hooks import (
     Every,
     Hook,
@@ -50,7 +51,10 @@ from rae_jax.typing import Tree
 
 TrainingConfig = Stage1Config | Stage2Config | PretrainingConfig
 
-MAY_CHANGE = ("duration", "loop", "mesh", "unroll", "remat", "data.path", "data.num_threads")
+MAY_CHANGE = (
+    *("duration", "loop", "evaluation", "mesh", "unroll", "remat"),
+    *("data.path", "data.num_threads"),
+)
 """Settings that leave the steps of a run as they were, so that a restart may change them."""
 
 _RESULTS = ("checkpoints/*",)
@@ -72,6 +76,7 @@ class Job:
         step: Pure `(state, frozen, batch) -> (state, metrics)`.
         frozen: Arrays that the step reads and never changes, such as the encoder's.
         preview: Draws pictures of the state.
+        evaluation: Scores the state every so often.
     """
 
     kind: str
@@ -81,6 +86,7 @@ class Job:
     step: Callable[[TrainState, Tree, Mapping[str, Any]], tuple[TrainState, dict[str, Any]]]
     frozen: Tree
     preview: Preview | None = None
+    evaluation: Evaluation | None = None
 
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -137,7 +143,12 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         progress = ShowProgress(start_step, num_steps)
         metadata = {"kind": job.kind, **inputs}
-        hooks = [*_hooks(job, frozen, writers, manager, metadata, to_steps), progress]
+        hooks = [
+            *_hooks(job, frozen, writers, to_steps, mesh),
+            # Last but one: what a step wrote besides is there when its checkpoint is.
+            SaveCheckpoint(max(to_steps(config.loop.checkpoint_every), 1), manager, metadata),
+            progress,
+        ]
         batches = build.batches(
             job.source,
             config.data,
@@ -234,9 +245,8 @@ def _hooks(
     job: Job,
     frozen: Tree,
     writers: Sequence[Writer],
-    manager: CheckpointManager,
-    metadata: Mapping[str, Any],
     to_steps: Callable[[str], int],
+    mesh: Mesh,
 ) -> list[Hook]:
     settings = job.config.loop
     log_every, save_every, preview_every = (
@@ -252,14 +262,31 @@ def _hooks(
     if job.preview is not None and jax.process_count() == 1:
         draw = functools.partial(_preview, job.preview, frozen, writers)
         hooks.append(Every(preview_every, draw))
-    # Last: what a step wrote besides is there when its checkpoint is.
-    return [*hooks, SaveCheckpoint(save_every, manager, metadata)]
+    if job.evaluation is not None:
+        evaluate = functools.partial(_evaluate, job.evaluation, frozen, writers, mesh)
+        hooks.append(Every(max(to_steps(job.evaluation.every), 1), evaluate))
+    return hooks
 
 
 def _preview(
     draw: Preview, frozen: Tree, writers: Sequence[Writer], step: int, state: TrainState
 ) -> None:
     draw(step, state, frozen, writers)
+
+
+def _evaluate(
+    evaluation: Evaluation,
+    frozen: Tree,
+    writers: Sequence[Writer],
+    mesh: Mesh,
+    step: int,
+    state: TrainState,
+) -> None:
+    scores = evaluation(state, frozen, mesh)
+    for writer in writers:
+        writer.scalars(step, {f"evaluation/{name}": value for name, value in scores.items()})
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    logging.info("evaluation after step %d: %s", step, shown)
 
 
 def configured_optimizer(

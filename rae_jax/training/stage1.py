@@ -15,6 +15,7 @@ from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.ops.images import to_float, to_uint8
 from rae_jax.training import run
+from rae_jax.training.evaluation import ReconstructionEvaluation
 from rae_jax.training.run import (
     INITIALISATION,
     TRAINING,
@@ -24,7 +25,7 @@ from rae_jax.training.run import (
 )
 from rae_jax.training.stage1_step import Stage1Step
 from rae_jax.training.state import TrainState
-from rae_jax.typing import Tree
+from rae_jax.typing import Array, Tree
 
 _PREVIEWED = 8
 
@@ -72,15 +73,22 @@ def make_job(config: Stage1Config) -> Job:
     shown = build.without_chance(config.data)
     examples = next(build.evaluation_batches(source, shown, batch_size=count))
 
-    @jax.jit
-    def reconstruct(params, buffers, frozen, images):
+    def reconstruct(params: Tree, buffers: Tree, frozen: Tree, images: Array) -> Array:
         return to_uint8(definition.merge(params, buffers, frozen)(to_float(images)))
+
+    drawn = jax.jit(reconstruct)
 
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
         images = examples["images"]
-        pictures = np.asarray(reconstruct(state.ema, state.buffers, frozen, images))
+        pictures = np.asarray(drawn(state.ema, state.buffers, frozen, images))
         for writer in writers:
             rows = grid(np.concatenate([images, pictures]), columns=count)
             writer.images(step, "reconstructions", rows)
 
-    return Job(build.STAGE1, config, source, initial_state, step_function, frozen, preview)
+    evaluation = None
+    if config.evaluation.every:
+        size = config.data.image_size
+        evaluation = ReconstructionEvaluation(config.evaluation, size, reconstruct)
+    return Job(
+        build.STAGE1, config, source, initial_state, step_function, frozen, preview, evaluation
+    )

@@ -1,7 +1,7 @@
 """Stage 2: trains a denoiser on the latents of a frozen autoencoder."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.sampling.generate import Generator
 from rae_jax.training import run
+from rae_jax.training.evaluation import SampleEvaluation
 from rae_jax.training.run import (
     INITIALISATION,
     PREVIEWS,
@@ -81,9 +82,12 @@ def make_job(config: Stage2Config) -> Job:
     )
     index = np.arange(_PREVIEWED, dtype=np.int32)
     labels = (index % config.denoiser.num_classes).astype(np.int32)
-    sampler = build.sampler(transport, latent_shape, SamplerConfig(), GuidanceConfig())
-    generate = jax.jit(Generator(definition, autoencoder_definition, sampler))
 
+    def generator(settings: SamplerConfig) -> Generator:
+        sampler = build.sampler(transport, latent_shape, settings, GuidanceConfig())
+        return Generator(definition, autoencoder_definition, sampler)
+
+    generate = jax.jit(generator(SamplerConfig()))
     key = addressed_key(config.seed, PREVIEWS)
 
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
@@ -100,4 +104,19 @@ def make_job(config: Stage2Config) -> Job:
         step_function,
         frozen,
         preview if build.has_decoder(config.autoencoder) else None,
+        _evaluation(config, generator),
     )
+
+
+def _evaluation(
+    config: Stage2Config, generator: Callable[[SamplerConfig], Generator]
+) -> SampleEvaluation | None:
+    settings = config.evaluation
+    if not settings.every:
+        return None
+    if not build.has_decoder(config.autoencoder):
+        raise ValueError(
+            "evaluation scores images, but the autoencoder has no decoder; set "
+            "autoencoder.checkpoint to a stage-1 run, or evaluation.every to ''"
+        )
+    return SampleEvaluation(settings, config.denoiser.num_classes, generator(settings.sampler))
