@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from rae_jax.files import replacing
+from rae_jax.files import new_folder, replacing, require_absent
 
 
 @pytest.fixture
@@ -43,3 +43,33 @@ def test_permissions_are_the_users_whatever_the_writer_sets(tmp_path, umask):
         partial.unlink()
         partial.touch(0o600)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_folder_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "above" / "new"
+    path.parent.mkdir()
+    (path.parent / "new.partial").mkdir()
+    (path.parent / "new.partial" / "rest").touch()
+    with new_folder(path) as partial:
+        (partial / "a").touch()
+        assert not path.exists()
+    assert names(path) == ["a"]
+    assert names(path.parent) == ["new"]
+
+
+def test_a_failure_leaves_no_folder(tmp_path):
+    with pytest.raises(OSError, match="disk full"), new_folder(tmp_path / "new") as partial:
+        (partial / "a").touch()
+        raise OSError("disk full")
+    assert names(tmp_path) == []
+
+
+def test_nothing_takes_the_place_of_what_is_there(tmp_path):
+    for path in (tmp_path / "folder", tmp_path / "link"):
+        path.symlink_to("nowhere") if path.name == "link" else path.mkdir()
+        with pytest.raises(FileExistsError, match=f"{path.name} is there already; name another"):
+            with new_folder(path):
+                raise AssertionError
+        with pytest.raises(FileExistsError, match=f"{path.name} is there already"):
+            require_absent(path)
+    require_absent(tmp_path / "other")

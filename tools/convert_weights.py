@@ -4,17 +4,19 @@ python tools/convert_weights.py --kind=decoder --source=model.pt --output=runs/d
     --model=vit_xl --encoder=facebook/dinov2-with-registers-base --verify
 
 Kinds: decoder (model.pt of the RAE release), dit_dh and lightning_dit (stage2_model.pt) become work
-folders; statistics (stat.pt) becomes an npz; encoder (a folder of transformers) becomes a folder
-of one safetensors file. Training checkpoints are read too: of the averaged and the last weights,
-both are taken. Every entry that is missing, surplus, misshapen or not finite is listed, and
-nothing is written. See docs/porting.md.
+folders; statistics (stat.pt) becomes an npz; encoder (a folder of transformers) and autoencoder
+(one of diffusers), which can be used as they are, become folders of one safetensors file. Training
+checkpoints are read too: of the averaged and the last weights, both are taken. Every entry that is
+missing, surplus, misshapen or not finite is listed, and nothing is written. See docs/porting.md.
 """
 
 from absl import flags as absl_flags
 
 from rae_jax.configuration import flags
 
-_KIND = absl_flags.DEFINE_string("kind", "", "decoder, dit_dh, lightning_dit, statistics, encoder.")
+_KIND = absl_flags.DEFINE_string(
+    "kind", "", "decoder, dit_dh, lightning_dit, statistics, encoder, autoencoder."
+)
 _SOURCE = absl_flags.DEFINE_string("source", "", "Published file, or folder of an encoder.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "New folder; for statistics a new npz.")
 _CONFIG = flags.define_config(required=False)
@@ -23,7 +25,7 @@ _MODEL = absl_flags.DEFINE_string(
 )
 _ENCODER = absl_flags.DEFINE_string("encoder", "", "Encoder of a decoder or of statistics.")
 _AUTOENCODER = absl_flags.DEFINE_string(
-    "autoencoder", "", "Work folder of the decoder that a denoiser's latents belong to."
+    "autoencoder", "", "Autoencoder of a denoiser: work folder of a decoder, or one of diffusers."
 )
 _STATISTICS = absl_flags.DEFINE_string("statistics", "", "Latent statistics of a denoiser (npz).")
 _WEIGHTS = absl_flags.DEFINE_string(

@@ -11,15 +11,17 @@ from rae_jax.configuration.section import nearest
 from rae_jax.files import new_folder, replacing, require_absent
 from rae_jax.porting import workdirs
 from rae_jax.porting.models import STAGES
+from rae_jax.pretrained import is_run, load_autoencoder, save_autoencoder
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
-from rae_jax.weights import checkpoints, convert, writers
+from rae_jax.weights import autoencoders, checkpoints, convert, writers
 from rae_jax.weights.convert import Tensors, WeightError
 from rae_jax.weights.pretrained import load_encoder, save_encoder
 from rae_jax.weights.readers import SafetensorFile
-from rae_jax.weights.registry import KINDS, STATISTICS, Statistics
+from rae_jax.weights.registry import AUTOENCODER, KINDS, NAMES, STATISTICS, Statistics
 from rae_jax.weights.torch_files import read_torch, write_torch
 
 _BOTH = "both"
+_FOLDERS = ("encoder", AUTOENCODER)
 _NAMES = {checkpoints.EMA: "ema", checkpoints.RAW: "model"}
 """Keys of the sets of weights in a training checkpoint of the original."""
 
@@ -30,6 +32,7 @@ def export_file(
     output: str,
     *,
     weights: str = checkpoints.EMA,
+    statistics: str = "",
     verify: bool = False,
     say: Callable[[str], None],
 ) -> None:
@@ -38,8 +41,9 @@ def export_file(
     Args:
         kind: Name in the registry.
         source: A work folder, an npz of statistics, or the name of an encoder.
-        output: A file (.pt or .safetensors), or for an encoder a folder.
+        output: A file (.pt or .safetensors), or for encoders and autoencoders a folder.
         weights: "ema", "raw", or "both" as a training checkpoint `{"model": ..., "ema": ...}`.
+        statistics: For autoencoders, an npz of latent statistics to write into it.
         verify: Read back what was written and compare it bit for bit; nothing stays if it differs.
         say: Gets what is to be told, line by line.
 
@@ -48,21 +52,31 @@ def export_file(
         FileExistsError: There is something at the output already.
         ValueError: Kind and source, or options, do not fit together.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"unknown --kind={kind}: {nearest(kind, KINDS)}")
-    for name, value in (("source", source), ("output", output)):
-        if not value:
-            raise ConfigError(f"--{name} is missing")
-    if weights not in (*_NAMES, _BOTH):
-        raise ConfigError(f"--weights must be one of {(*_NAMES, _BOTH)}, got {weights!r}")
+    _require_options(kind, source, output, weights, statistics)
     require_absent(output)
     if kind == "encoder":
         _encoder(source, output, verify)
+    elif kind == AUTOENCODER:
+        _autoencoder(source, output, weights, statistics, verify)
     else:
-        _require_suffix(output, weights)
         content = _statistics(source) if kind == "statistics" else _model(kind, source, weights)
         _write(output, content, verify)
     say(f"{output}: the {kind} of {source}{', verified bit for bit' if verify else ''}")
+
+
+def _require_options(kind: str, source: str, output: str, weights: str, statistics: str) -> None:
+    for name, value in (("kind", kind), ("source", source), ("output", output)):
+        if not value:
+            raise ConfigError(f"--{name} is missing")
+    if kind not in NAMES:
+        raise ConfigError(f"unknown --kind={kind}: {nearest(kind, NAMES)}")
+    if statistics and kind != AUTOENCODER:
+        raise ConfigError(f"--statistics is not read for --kind={kind}; leave it out")
+    legal = (*_NAMES, _BOTH) if kind in STAGES else tuple(_NAMES)
+    if weights not in legal:
+        raise ConfigError(f"--weights must be one of {legal} for --kind={kind}, got {weights!r}")
+    if kind not in _FOLDERS:
+        _require_suffix(output, weights)
 
 
 def _require_suffix(output: str, weights: str) -> None:
@@ -81,14 +95,24 @@ def _encoder(source: str, output: str, verify: bool) -> None:
             _require_same(convert.export(table, again), convert.export(table, module), output)
 
 
+def _autoencoder(source: str, output: str, weights: str, statistics: str, verify: bool) -> None:
+    options: dict[str, Any] = {"weights": weights} if is_run(pathlib.Path(source)) else {}
+    options |= {"statistics": statistics} if statistics else {}
+    module = load_autoencoder(source, **options)
+    with new_folder(output) as partial:
+        save_autoencoder(partial, module)
+        if verify:
+            _, written = autoencoders.to_diffusers(module)
+            _, again = autoencoders.to_diffusers(load_autoencoder(str(partial)))
+            _require_same(again, written, output)
+
+
 def _statistics(source: str) -> Tensors:
     statistics = LatentStatistics.load(source)
     return convert.export(STATISTICS, Statistics(statistics.mean, statistics.variance))
 
 
 def _model(kind: str, source: str, weights: str) -> Mapping[str, Any]:
-    if kind not in STAGES:
-        raise ConfigError(f"--kind={kind} cannot be written from a work folder")
     model = workdirs.describe(source, kind)
     sets = {}
     for which in _NAMES if weights == _BOTH else (weights,):

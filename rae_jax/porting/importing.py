@@ -11,11 +11,12 @@ from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.section import nearest
 from rae_jax.files import new_folder, replacing, require_absent
 from rae_jax.layers.functional import abstract
+from rae_jax.models.autoencoders.rae_config import RAEConfig
 from rae_jax.porting import plans, text, workdirs
 from rae_jax.porting.models import STAGES, FileSizes
 from rae_jax.porting.plans import Request
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
-from rae_jax.weights import checkpoints, convert, hub, readers
+from rae_jax.weights import autoencoders, checkpoints, convert, hub, readers
 from rae_jax.weights.convert import Report, Tensors, WeightError
 from rae_jax.weights.errors import WeightFileError
 from rae_jax.weights.pretrained import (
@@ -27,6 +28,8 @@ from rae_jax.weights.pretrained import (
     save_encoder,
 )
 from rae_jax.weights.registry import KINDS, STATISTICS, Statistics
+from rae_jax.weights.tables.diffusers_rae import diffusers_rae_table
+from rae_jax.weights.tables.vit_layers import find_style
 from rae_jax.weights.torch_files import read_torch, require_checksums
 
 _ROTARY_TOLERANCE = 1e-4
@@ -34,12 +37,15 @@ _ROTARY_TOLERANCE = 1e-4
 
 _OPTIONS = {
     "encoder": (),
+    "autoencoder": (),
     "statistics": ("encoder", "weights"),
     "decoder": ("config", "model", "encoder", "weights"),
     "dit_dh": ("config", "model", "autoencoder", "statistics", "weights"),
     "lightning_dit": ("config", "model", "autoencoder", "statistics", "weights"),
 }
 """Options that each kind reads."""
+
+_NEEDED = ("kind", "source", "output")
 
 
 def convert_file(
@@ -63,23 +69,24 @@ def convert_file(
     _require_options(request)
     if not dry_run:
         require_absent(request.output)
-    job = {"encoder": _encoder, "statistics": _statistics}.get(request.kind, _model)
+    job = {
+        "encoder": _encoder,
+        "autoencoder": _autoencoder,
+        "statistics": _statistics,
+    }.get(request.kind, _model)
     job(request, dry_run, verify, say)
 
 
 def _require_options(request: Request) -> None:
-    if request.kind not in _OPTIONS:
-        raise ConfigError(f"unknown --kind={request.kind}: {nearest(request.kind, _OPTIONS)}")
-    optional = [field.name for field in dataclasses.fields(request) if field.name not in _NEEDED]
-    for name in optional:
-        if getattr(request, name) and name not in _OPTIONS[request.kind]:
-            raise ConfigError(f"--{name} is not read for --kind={request.kind}; leave it out")
     for name in _NEEDED:
         if not getattr(request, name):
             raise ConfigError(f"--{name} is missing")
-
-
-_NEEDED = ("kind", "source", "output")
+    if request.kind not in _OPTIONS:
+        raise ConfigError(f"unknown --kind={request.kind}: {nearest(request.kind, _OPTIONS)}")
+    for field in dataclasses.fields(request):
+        name, known = field.name, (*_NEEDED, *_OPTIONS[request.kind])
+        if getattr(request, name) and name not in known:
+            raise ConfigError(f"--{name} is not read for --kind={request.kind}; leave it out")
 
 
 def _read_sets(request: Request) -> dict[str, Tensors]:
@@ -249,9 +256,37 @@ def _encoder(request: Request, dry_run: bool, verify: bool, say: Callable[[str],
             _require_same(convert.export(table, again), tensors, request.source)
     left_out = sum(not row.target for row in report.rows)
     say(
-        f"{request.output}: the encoder of {request.source}, {left_out} entries that it does not "
-        f"use left out{_verified(verify)}"
+        f"{request.output}: the encoder of {request.source}, without {left_out} of its entries, "
+        f"which no feature depends on{_verified(verify)}"
     )
+
+
+def _autoencoder(request: Request, dry_run: bool, verify: bool, say: Callable[[str], None]) -> None:
+    folder = autoencoders.find_diffusers(request.source)
+    loading = autoencoders.Loading(build.Compute())
+    config = RAEConfig.read(readers.read_json(folder / "config.json"))
+    tensors = readers.read_tensors(folder, autoencoders.DIFFUSERS_STEM)
+    table = diffusers_rae_table(config, tensors)
+    report = convert.report(table, tensors, autoencoders.empty_parts(config, tensors, loading))
+    if dry_run:
+        _tell(report, say)
+        report.require()
+        return
+    module = autoencoders.load_diffusers(folder, loading)
+    style = find_style(tensors)
+    with new_folder(request.output) as partial:
+        autoencoders.save_diffusers(partial, module, style=style)
+        if verify:
+            again = autoencoders.load_diffusers(partial, loading)
+            _, written = autoencoders.to_diffusers(again, style=style)
+            used = {key: value for key, value in written.items() if not table.ignores(key)}
+            read = {key: tensors[key] for key in used if key in tensors}
+            # Some files have one axis more, of length one.
+            for key in ("_latents_mean", "_latents_std"):
+                if key in read and read[key].size == used[key].size:
+                    read[key] = read[key].reshape(used[key].shape)
+            _require_same(used, read, request.source)
+    say(f"{request.output}: the autoencoder of {request.source}{_verified(verify)}")
 
 
 def _verified(verify: bool) -> str:

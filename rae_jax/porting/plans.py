@@ -1,6 +1,7 @@
 """What a published model becomes here: its sizes, and the run that its work folder stands for."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from rae_jax.configuration.schema import (
 )
 from rae_jax.layers.functional import freeze, split
 from rae_jax.porting.models import FileSizes, Model, configured, of_kind, preset
+from rae_jax.pretrained import is_run
 from rae_jax.weights.convert import WeightError
 from rae_jax.weights.pretrained import load_encoder
 
@@ -33,7 +35,8 @@ class Request:
         config: Settings of training that give the sizes of a model.
         model: Published sizes in their place.
         encoder: The encoder that the decoder or the statistics belong to.
-        autoencoder: Work folder of the decoder that the denoiser's latents belong to.
+        autoencoder: Work folder of the decoder that the denoiser's latents belong to, or an
+            autoencoder in a folder or repository of diffusers.
         statistics: Latent statistics that the denoiser was trained with.
         weights: "ema", "raw" or a dotted path in a training checkpoint; "" takes both of the
             former where there are both.
@@ -121,15 +124,11 @@ def _denoiser(request: Request, sizes: FileSizes, dry_run: bool) -> tuple[Model,
     else:
         config = _published_denoiser(request, sizes)
     if request.autoencoder:
-        noted = build.require_kind(request.autoencoder, build.STAGE1)
-        stage1 = parse(Stage1Config, noted)
-        section = dataclasses.replace(stage1.autoencoder, checkpoint=request.autoencoder)
-        data = DataConfig(image_size=stage1.data.image_size, crop="center", horizontal_flip=True)
-        config = dataclasses.replace(config, autoencoder=section, data=data)
+        config = _with_autoencoder(config, request.autoencoder)
     elif request.model and not dry_run:
         raise ConfigError(
             "--autoencoder is missing; name the work folder of the decoder that the latents "
-            "belong to, which --kind=decoder writes"
+            "belong to, which --kind=decoder writes, or a folder or repository of diffusers"
         )
     if request.statistics:
         section = dataclasses.replace(config.autoencoder, statistics=request.statistics)
@@ -145,8 +144,21 @@ def _denoiser(request: Request, sizes: FileSizes, dry_run: bool) -> tuple[Model,
             f"{request.source} is for latents of shape {found} (h, w, C), but the autoencoder "
             f"gives {latent_shape}; name the one that it belongs to"
         )
+    if autoencoder.decoder is not None and request.model:
+        image_size = latent_shape[0] * autoencoder.decoder.config.patch_size
+        data = DataConfig(image_size=image_size, crop="center", horizontal_flip=True)
+        config = dataclasses.replace(config, data=data)
     _, frozen = split(autoencoder)
     return of_kind(request.kind, config, latent_shape), fingerprints(frozen)
+
+
+def _with_autoencoder(config: Stage2Config, name: str) -> Stage2Config:
+    if is_run(pathlib.Path(name).expanduser()):
+        noted = parse(Stage1Config, build.require_kind(name, build.STAGE1))
+        section = dataclasses.replace(noted.autoencoder, checkpoint=name)
+    else:
+        section = AutoencoderConfig(pretrained=name)
+    return dataclasses.replace(config, autoencoder=section)
 
 
 def _published_denoiser(request: Request, sizes: FileSizes) -> Stage2Config:

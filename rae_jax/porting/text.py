@@ -13,10 +13,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def size(count: float) -> str:
+def size(count: int) -> str:
     """Bytes in a unit that a reader grasps."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
+    for exponent, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**exponent:
+            return f"{count / 1024**exponent:.1f} {unit}"
+    return f"{count} B"

@@ -37,7 +37,7 @@ def select(content: Any, which: str = EMA) -> Tensors:
     found = weight_sets(content)
     if which in found:
         return found[which]
-    if set(found) == {RAW} and not _is_nested(content):
+    if which in (EMA, RAW) and not _is_nested(content):
         return found[RAW]
     paths = dict(_tensor_dictionaries(content))
     if which in paths:

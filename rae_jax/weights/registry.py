@@ -1,4 +1,8 @@
-"""Every kind of published file by name: its rows, and what else it holds."""
+"""Every kind of published file by name: its rows, and what else it holds.
+
+Whole autoencoders of diffusers are the one kind whose rows depend on more than a module: see
+`weights.autoencoders`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -92,3 +96,9 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 """By the name that the porting tools give it."""
+
+AUTOENCODER = "autoencoder"
+"""Name of the kind of folders of diffusers."""
+
+NAMES = (*KINDS, AUTOENCODER)
+"""All kinds."""

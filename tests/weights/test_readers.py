@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rae_jax.weights.readers import WeightFileError, read_json, read_tensors
+from rae_jax.weights.readers import WeightFileError, header, read_json, read_tensors
+from rae_jax.weights.torch_files import write_torch
 
 TENSORS = {
     "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -109,3 +110,61 @@ def test_damaged_json_is_named(tmp_path):
     path.write_text("[1]")
     with pytest.raises(WeightFileError, match="config.json must hold a JSON object, got list"):
         read_json(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
+def test_files_of_torch(tmp_path, suffix):
+    write_torch(tmp_path / f"model{suffix}", TENSORS)
+    assert_same(read_tensors(tmp_path / f"model{suffix}"))
+
+
+@pytest.mark.parametrize("stem", ["model", "pytorch_model", "diffusion_pytorch_model"])
+def test_folders_with_files_of_torch(tmp_path, stem):
+    write_torch(tmp_path / f"{stem}.bin", TENSORS)
+    assert_same(read_tensors(tmp_path, "model" if stem == "pytorch_model" else stem))
+
+
+def test_sharded_sets_of_torch(tmp_path):
+    names = {}
+    for number, (key, array) in enumerate(TENSORS.items()):
+        names[key] = f"pytorch_model-{number}.bin"
+        write_torch(tmp_path / names[key], {key: array})
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert_same(read_tensors(index))
+    assert_same(read_tensors(tmp_path))
+    (tmp_path / names["scalar"]).write_bytes(b"PK")
+    with pytest.raises(WeightFileError, match="pytorch_model-3.bin cannot be read"):
+        read_tensors(tmp_path)
+
+
+def test_safetensors_are_preferred(tmp_path):
+    write_torch(tmp_path / "pytorch_model.bin", {"old": np.zeros(1, np.float32)})
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert_same(read_tensors(tmp_path))
+
+
+def test_training_checkpoints_are_told(tmp_path):
+    write_torch(tmp_path / "model.pt", {"model": TENSORS, "ema": TENSORS, "epoch": 3})
+    message = r"model.pt: it must hold tensors by key .* model \(4 tensors\), ema \(4 tensors\), ep"
+    with pytest.raises(WeightFileError, match=message):
+        read_tensors(tmp_path / "model.pt")
+
+
+def test_headers_tell_what_there_is(tmp_path):
+    tensors = read_tensors(write_shards(tmp_path))
+    for key, array in TENSORS.items():
+        for source in (tensors, TENSORS):
+            found = header(source, key)
+            assert (found.shape, found.dtype) == (array.shape, array.dtype)
+            assert found.nbytes == array.nbytes
+    with pytest.raises(KeyError):
+        header(read_tensors(tmp_path / "model-1.safetensors"), "none")
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+)
+def test_headers_of_every_kind(tmp_path, dtype):
+    save_file({"a": np.ones((2, 1), dtype)}, tmp_path / "model.safetensors")
+    assert header(read_tensors(tmp_path), "a").dtype == np.dtype(dtype)
