@@ -154,8 +154,9 @@ def test_every_mismatch_is_listed_at_once(published, tmp_path):
 
 def test_statistics_that_disagree_are_told(published, tmp_path, monkeypatch):
     tensors = load_file(published / f"{STEM}.safetensors")
-    tensors["_latents_mean"] += 1
-    shutil.copy(published / "config.json", tmp_path)
+    content = json.loads((published / "config.json").read_text())
+    said = {"latents_mean": (1 + tensors["_latents_mean"]).tolist()}
+    (tmp_path / "config.json").write_text(json.dumps(content | said))
     save_file(tensors, tmp_path / f"{STEM}.safetensors")
     warnings = []
     monkeypatch.setattr(
