@@ -58,6 +58,10 @@ TINY = {
 """Overrides of the smoke configs that make each tool quick, but for the number of steps."""
 
 
+PORTING = ("convert_weights", "export_weights", "inspect_checkpoint")
+"""Tools that need neither a config nor a work folder."""
+
+
 class Project:
     """A folder with `configs/` and `tools/`, as a clone has them, to run commands in.
 

@@ -23,6 +23,9 @@ OVERRIDES = {
         "--config.stage1.duration=3 steps",
         "--config.stage2.duration=3 steps",
     ),
+    "tools/convert_weights.py": (),
+    "tools/export_weights.py": (),
+    "tools/inspect_checkpoint.py": (),
     "configs/smoke/encoder.py": (*TINY["pretrain_demo_encoder"], STEPS),
     "configs/smoke/stage1.py": (
         *TINY["train_stage1"],
@@ -34,6 +37,10 @@ OVERRIDES = {
     "configs/smoke/stage2.py": (*TINY["train_stage2"], STEPS),
     "configs/smoke/sampling.py": TINY["sample"],
     "configs/smoke/reconstruction.py": TINY["reconstruct"],
+    "configs/smoke/reference.py": (),
+    "configs/smoke/evaluation.py": (),
+    "configs/smoke/reconstruction_evaluation.py": (),
+    "configs/evaluation/packing.py": (),
 }
 """What is appended to commands, by the config they name or, without one, by the tool."""
 

@@ -19,6 +19,7 @@ from rae_jax.checkpointing.partial_restore import (
     read_leaves,
     read_metadata,
 )
+from rae_jax.configuration.errors import ConfigError
 from rae_jax.porting import text
 from rae_jax.weights import readers
 from rae_jax.weights.errors import WeightFileError
@@ -68,6 +69,8 @@ def inspect(source: str, *, statistics: bool, say: Callable[[str], None]) -> Non
         FileNotFoundError: There is nothing, or nothing known.
         ValueError: A file is damaged.
     """
+    if not source:
+        raise ConfigError("--source is missing; name a file or folder")
     with contextlib.ExitStack() as stack:
         notes, entries = _open(pathlib.Path(source), stack)
         for note in notes:

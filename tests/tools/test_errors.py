@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.project import ROOT, Project, error_of
+from tests.project import PORTING, ROOT, Project, error_of
 
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"demo", *PORTING})
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
 IMAGES = ("--config.data.source=image_folder", "--config.data.crop=center")
 
@@ -32,13 +32,13 @@ def project(tmp_path_factory, runs):
     return project
 
 
-@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "demo"])
+@pytest.mark.parametrize("tool", TOOLS)
 def test_a_missing_config_lists_those_there_are(project, tool):
     message = error_of(project.run(f"tools/{tool}.py", "--workdir=new"))
     assert message == f"--config is missing; pass one of: {', '.join(CONFIGS)}"
 
 
-@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "demo"])
+@pytest.mark.parametrize("tool", TOOLS)
 def test_a_missing_workdir_is_told(project, tool):
     process = project.run(f"tools/{tool}.py", "--config=configs/smoke/stage1.py")
     assert error_of(process) == "--workdir is missing; pass the folder that this run may write to"
@@ -166,3 +166,36 @@ def test_a_batch_that_does_not_divide_over_the_devices(project, monkeypatch):
     message = error_of(project.run(*project.tool("train_stage1", "stage1", "undivided")))
     assert message.startswith("global_batch_size must be a multiple of mesh.data x mesh.fsdp = 3,")
     assert not (project / "undivided").exists()
+
+
+CONVERT, EXPORT, INSPECT = (f"tools/{name}.py" for name in PORTING)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((CONVERT,), "--kind is missing"),
+        ((CONVERT, "--kind=vit"), "--source is missing"),
+        ((CONVERT, "--config.seed=1"), "--config is missing; pass one of: configs/"),
+        ((CONVERT, "--config=absent.py"), "--config=absent.py does not exist: "),
+        (
+            (CONVERT, "--kind=decoder", "--source=absent.pt", "--output=new", "--model=vit_b"),
+            "no weight file at absent.pt",
+        ),
+        (
+            (CONVERT, "--kind=statistics", "--source=loose", "--output=runs"),
+            "runs is there already; name another, or remove it",
+        ),
+        (
+            (EXPORT, "--kind=decoder", "--source=loose", "--output=new.pt"),
+            "no run in {folder}/loose: it has no config.json; give the --workdir of one",
+        ),
+        ((INSPECT,), "--source is missing; name a file or folder"),
+        ((INSPECT, "--source=broken/train/a/broken.png"), "broken/train/a/broken.png is not a com"),
+        ((INSPECT, "--source=loose", "--statistic"), "Unknown command line flag 'statistic'. Did "),
+    ],
+)
+def test_what_cannot_be_ported_is_told_in_one_line(project, arguments, message):
+    told = error_of(project.run(*arguments))
+    assert told.startswith(message.format(folder=project.folder))
+    assert len(told.splitlines()) == 1
