@@ -69,7 +69,9 @@ setup(
     install_requires=CORE,
     extras_require={
         "test": TEST,
-        "torch": ["torch==2.13.0", "diffusers>=0.37"],
+        "torch": ["torch==2.13.0", "diffusers>=0.37", "torchmetrics>=1.9"],
+        # Apart, because it brings torchvision, which fits one build of torch alone.
+        "fidelity": ["torch-fidelity>=0.4"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

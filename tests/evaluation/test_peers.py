@@ -1,5 +1,6 @@
 """Agreement with torch-fidelity and torchmetrics; needs the extras `torch` and `fidelity`."""
 
+import importlib.util
 import warnings
 
 import jax
@@ -10,7 +11,11 @@ from rae_jax.evaluation.features import inception
 from rae_jax.evaluation.references import compute
 from tests.evaluation import peers
 
-pytestmark = pytest.mark.torch
+MISSING = [n for n in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(n) is None]
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(bool(MISSING), reason=f"pip install -e .[torch,fidelity] for {MISSING}"),
+]
 
 COUNT, SIDE = 48, 64
 
