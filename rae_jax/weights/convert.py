@@ -199,12 +199,14 @@ def load(table: WeightTable, tensors: Tensors, module: M, *, place: Place | None
         if absent(table, rule, tensors):
             continue
         variable = leaves[rule.target]
-        value, found = _read_leaf(rule, tensors, variable)
-        broken += found
-        # What follows only looks for more of them.
-        if not broken:
-            sharding = place(rule.target, variable) if place is not None else None
-            values[rule.target] = _placed(value, sharding)
+        # Named nowhere else, so that it is gone before the next leaf is read.
+        values[rule.target] = _placed(
+            _read_leaf(rule, tensors, variable, broken),
+            place(rule.target, variable) if place is not None else None,
+        )
+        if broken:
+            # What follows only looks for more of them.
+            values.clear()
     require_none(broken)
     for target, value in values.items():
         leaves[target].set_value(value)
@@ -212,10 +214,10 @@ def load(table: WeightTable, tensors: Tensors, module: M, *, place: Place | None
 
 
 def _read_leaf(
-    rule: Rule, tensors: Tensors, variable: nnx.Variable
-) -> tuple[np.ndarray, list[str]]:
-    """The leaf's value, and what `non_finite` says of its entries."""
-    dtype, broken = np.dtype(variable.dtype), []
+    rule: Rule, tensors: Tensors, variable: nnx.Variable, broken: list[str]
+) -> np.ndarray:
+    """The leaf's value; what `non_finite` says of its entries is appended to `broken`."""
+    dtype = np.dtype(variable.dtype)
     value = np.empty(variable.shape, dtype)
     for layer in _layers(rule, variable):
         keys = _layer_keys(rule, layer)
@@ -227,7 +229,7 @@ def _read_leaf(
             value[...] = part
         else:
             value[layer] = part
-    return value, broken
+    return value
 
 
 def _cast(array: Any, dtype: np.dtype) -> np.ndarray:
@@ -256,9 +258,12 @@ def non_finite(compared: Report, tensors: Tensors) -> list[str]:
 
 def _placed(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
     if sharding is None:
-        # A copy: without one, the array could stand on memory that is not JAX's.
-        return jnp.array(value, copy=True)
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+        # The array may stand on the memory of `value`, which is nobody else's.
+        array = jax.device_put(value)
+    else:
+        array = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    # Or the leaves of which copies are under way would pile up.
+    return array.block_until_ready()
 
 
 def create(
@@ -288,7 +293,7 @@ def create(
         leaves = _leaves(module)
         for path, value in chosen().items():
             sharding = place(path, leaves[path]) if place is not None else None
-            leaves[path].set_value(_placed(np.asarray(value), sharding))
+            leaves[path].set_value(_placed(np.array(value), sharding))
     return module
 
 
