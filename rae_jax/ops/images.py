@@ -28,6 +28,11 @@ def to_uint8(images: Float[Array, "*batch H W C"]) -> UInt8[Array, "*batch H W C
     return jnp.clip(levels, 0, 255).astype(jnp.uint8)
 
 
+def to_signed(images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch H W C"]:
+    """Images in [0, 1] as images in [-1, 1]; values outside stay outside."""
+    return 2 * images - 1
+
+
 def _per_channel(values: Sequence[float], images: Array) -> Array:
     channels = images.shape[-1]
     if len(values) != channels:
