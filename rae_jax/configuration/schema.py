@@ -360,8 +360,8 @@ class ReconstructionEvaluationConfig(Section):
         originals: The images that were, or are to be, reconstructed.
         reconstructions: Path of their reconstructions in the same order, as of `originals`. It
             goes before `checkpoint`; "" makes them with the autoencoder there.
-        checkpoint: Work folder of a stage-1 run.
-        weights: Which of its weights, averaged or last.
+        checkpoint: Work folder of a stage-1 run, or an autoencoder that diffusers wrote.
+        weights: Which weights of a run, averaged or last.
         reference: Statistics (npz) of the originals for rFID; "" takes the originals themselves.
         extractor: Network of rFID.
         metrics: Scores to compute: some of "psnr", "ssim" and "rfid".

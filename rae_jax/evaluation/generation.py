@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from rae_jax.checkpointing.experiment import open_workdir
+from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import GenerationEvaluationConfig, ImagesConfig, as_dict
 from rae_jax.evaluation.features import Extractor, make_extractor
 from rae_jax.evaluation.frechet import frechet_distance
@@ -50,15 +50,17 @@ def evaluate(config: GenerationEvaluationConfig, workdir: str | pathlib.Path) ->
         FileNotFoundError: Images, statistics or weights are missing.
         ValueError: They are of the wrong kind, or damaged.
     """
+    experiment = KIND, as_dict(config), ("extractor.rows",), (FILE,)
+    require_experiment(workdir, *experiment)
     extractor = make_extractor(config.extractor)
-    # Before a long set of samples is gone through; the folder is not held by a run that failed.
-    folder = open_workdir(workdir, KIND, as_dict(config), ("extractor.rows",), results=[FILE])
-    images = _samples(config, folder)
+    images = _samples(config, pathlib.Path(workdir))
     keep = bool(set(config.metrics) & set(OF_FEATURES)) or config.pictured > 0
     reference, real = open_reference(config.reference, extractor, keep=keep)
     samples = compute(images, extractor, keep=True)
     subsets = {"subsets": config.kid_subsets, "subset_size": config.kid_subset_size}
     result = score(samples, reference, extractor, metrics=config.metrics, **subsets)
+    # Not before: an evaluation that fails for want of a file must not hold the folder.
+    folder = open_workdir(workdir, *experiment)
     if is_main_process():
         if config.pictured:
             _draw(folder / PICTURE, images, samples, real, reference, config.pictured)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from absl import logging
 
-from rae_jax.checkpointing.experiment import open_workdir
+from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import PackingConfig, ReferenceStatisticsConfig, as_dict
 from rae_jax.evaluation.features import make_extractor
 from rae_jax.evaluation.images import ImageSet, open_set
@@ -33,20 +33,22 @@ def compute_reference(
         FileNotFoundError: Images or weights are missing.
         ValueError: They are of the wrong kind, or damaged.
     """
-    folder = open_workdir(
-        workdir,
+    experiment = (
         "reference statistics",
         as_dict(config),
         ("extractor.rows", "images.data.num_threads"),
-        results=[STATISTICS_FILE],
+        (STATISTICS_FILE,),
     )
-    path = folder / STATISTICS_FILE
+    require_experiment(workdir, *experiment)
+    path = pathlib.Path(workdir).absolute() / STATISTICS_FILE
     if path.exists():
         logging.info("%s is there already", path)
         return path
     extractor = make_extractor(config.extractor)
     images = open_set(config.images)
     statistics = compute(images, extractor, keep=config.keep_features, purpose=config.purpose)
+    # Not before: a job that fails for want of a file must not hold the folder.
+    open_workdir(workdir, *experiment)
     for note in statistics.notes:
         logging.warning("%s", note)
     if is_main_process():

@@ -159,7 +159,7 @@ def evaluate(config: ReconstructionEvaluationConfig, workdir: str | pathlib.Path
     if not (config.reconstructions or config.checkpoint):
         raise ValueError(
             "set --config.reconstructions to the reconstructions, or --config.checkpoint to the "
-            "work folder of the stage-1 run that makes them"
+            "autoencoder that makes them, such as the work folder of a stage-1 run"
         )
     extractor = make_extractor(config.extractor) if "rfid" in config.metrics else None
     reference = load(config.reference) if config.reference else None

@@ -15,7 +15,7 @@ import tempfile
 import time
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -133,12 +133,21 @@ class _Set:
         return Set()
 
 
+def statistics(extract: Extractor, *sets: np.ndarray) -> list[SetStatistics]:
+    """Our statistics of some sets of images."""
+    return [compute(image_set(images), extract, keep=True) for images in sets]
+
+
 def fidelity_rows(
-    weights: pathlib.Path, extract: Extractor, samples: np.ndarray, real: np.ndarray
+    weights: pathlib.Path,
+    extract: Extractor,
+    sets: Sequence[SetStatistics],
+    samples: np.ndarray,
+    real: np.ndarray,
 ) -> list[Row]:
     """Whole evaluations of the same arrays, from images to scores."""
     ours = score(
-        *(compute(image_set(images), extract, keep=True) for images in (samples, real)),
+        *sets,
         extract,
         metrics=("fid", "inception_score", "precision_recall", "kid"),
         subsets=SUBSETS,
@@ -280,8 +289,8 @@ def main(count: int = 256, side: int = 64) -> None:
         extract = inception(weights, devices=jax.devices()[:1])
         real, samples = pictures(count, side)
         rates = speed(weights, extract, real[:64])
-        rows = fidelity_rows(weights, extract, samples, real)
-        sets = [compute(image_set(images), extract, keep=True) for images in (samples, real)]
+        sets = statistics(extract, samples, real)
+        rows = fidelity_rows(weights, extract, sets, samples, real)
         rows += metrics_rows(sets[0], sets[1], (real, samples))
     versions = {
         name: importlib.metadata.version(name) for name in ("torch-fidelity", "torchmetrics")

@@ -144,6 +144,7 @@ def test_inception_by_file_gives_the_published_features(case, published):
     assert "not bit for bit the published" in published.notes[0]
 
 
+@pytest.mark.slow
 def test_inception_on_several_devices_gives_the_same_bits(case, weights, published):
     images = rounded_pictures(case, "images_64x64")
     images = np.concatenate([images, images[:1]])

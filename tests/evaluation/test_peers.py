@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rae_jax.evaluation.features import inception
-from rae_jax.evaluation.references import compute
 from tests.evaluation import peers
 
 MISSING = [n for n in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(n) is None]
@@ -27,8 +26,8 @@ def rows(tmp_path_factory):
     real, samples = peers.pictures(COUNT, SIDE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of other packages about themselves.
-        rows = peers.fidelity_rows(weights, extract, samples, real)
-        sets = [compute(peers.image_set(images), extract, keep=True) for images in (samples, real)]
+        sets = peers.statistics(extract, samples, real)
+        rows = peers.fidelity_rows(weights, extract, sets, samples, real)
         rows += peers.metrics_rows(sets[0], sets[1], (real, samples))
     return {f"{name} {peer}": (ours, theirs) for name, peer, ours, theirs in rows}
 
