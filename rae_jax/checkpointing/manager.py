@@ -17,7 +17,14 @@ from rae_jax.checkpointing.entries import (
     to_plain,
     with_entries,
 )
-from rae_jax.checkpointing.record import RECORD, STATE, Record, attempt, read_record
+from rae_jax.checkpointing.record import (
+    RECORD,
+    STATE,
+    Record,
+    attempt,
+    buffered,
+    read_record,
+)
 from rae_jax.sharding.processes import agreed, is_main_process, wait_for_all
 
 State = TypeVar("State")
@@ -41,7 +48,12 @@ class CheckpointManager:
     """
 
     def __init__(
-        self, directory: str | pathlib.Path, *, keep_last: int = 2, keep_every: int | None = None
+        self,
+        directory: str | pathlib.Path,
+        *,
+        keep_last: int = 2,
+        keep_every: int | None = None,
+        buffer_gb: int | None = None,
     ):
         """Opens `directory`, making it if need be, and removes what unfinished saves have left.
 
@@ -49,6 +61,8 @@ class CheckpointManager:
             directory: Folder of the checkpoints, the same for every process.
             keep_last: How many of the newest to keep; two or more survive damage to the newest.
             keep_every: Keep every checkpoint whose step is a multiple of this, forever.
+            buffer_gb: Write at most so many gigabytes at a time; each takes memory until it is on
+                disk. Unless given, whole states are on the way, which is quickest.
         """
         if keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, got {keep_last}")
@@ -60,7 +74,10 @@ class CheckpointManager:
             preservation_policy=preservation.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handlers = buffered(ocp.StandardCheckpointHandler, buffer_gb)
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handlers
+        )
         self._current: int | None = None
         self._skipped: dict[int, str] = {}
 

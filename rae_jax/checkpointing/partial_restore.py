@@ -15,6 +15,7 @@ from rae_jax.checkpointing.record import (
     CheckpointMismatch,
     Record,
     attempt,
+    buffered,
     existing,
     read_record,
 )
@@ -22,7 +23,11 @@ from rae_jax.typing import PyTree
 
 
 def restore_entries(
-    directory: str | pathlib.Path, abstract: Mapping[str, PyTree], step: int | None = None
+    directory: str | pathlib.Path,
+    abstract: Mapping[str, PyTree],
+    step: int | None = None,
+    *,
+    buffer_gb: int | None = None,
 ) -> tuple[int, dict[str, PyTree]]:
     """Restores the top-level entries named in `abstract` and nothing else.
 
@@ -32,6 +37,7 @@ def restore_entries(
             as in `CheckpointManager.restore_latest`.
         step: Which checkpoint; unless given, the newest that is whole, those passed over being
             told in a warning.
+        buffer_gb: Read at most so many gigabytes at a time; see `CheckpointManager`.
 
     Returns:
         The step and the restored entries.
@@ -41,7 +47,7 @@ def restore_entries(
         CheckpointMismatch: The entries are those of another model.
         ValueError: The checkpoint is damaged: it cannot be read, or a fingerprint differs.
     """
-    with _open(directory) as manager:
+    with _open(directory, buffer_gb) as manager:
         newest = _chosen(manager, directory, step)
         steps = [newest]
         if step is None:
@@ -159,9 +165,10 @@ def _readable_record(manager: ocp.CheckpointManager, step: int, where: str) -> R
     return record
 
 
-def _open(directory: str | pathlib.Path) -> ocp.CheckpointManager:
+def _open(directory: str | pathlib.Path, buffer_gb: int | None = None) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(existing(directory), options=options)
+    handlers = buffered(ocp.PyTreeCheckpointHandler, buffer_gb)
+    return ocp.CheckpointManager(existing(directory), options=options, item_handlers=handlers)
 
 
 def _chosen(manager: ocp.CheckpointManager, directory: str | pathlib.Path, step: int | None) -> int:

@@ -100,6 +100,14 @@ class Record:
         return [name for name in found if found[name] != self.fingerprint.get(name)]
 
 
+def buffered(state_handler: Callable[..., Any], buffer_gb: int | None) -> dict[str, Any] | None:
+    """Handlers of both items with so many gigabytes under way at most; None for Orbax's own."""
+    if buffer_gb is None:
+        return None
+    state = state_handler(save_concurrent_gb=buffer_gb, restore_concurrent_gb=buffer_gb)
+    return {STATE: state, RECORD: ocp.JsonCheckpointHandler()}
+
+
 def read_record(manager: ocp.CheckpointManager, step: int) -> Record:
     """The record of one step; whatever is wrong with the file comes as an exception."""
     arguments = ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})

@@ -140,7 +140,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]
 
 
 def _require_same(written: Tensors, read: Tensors, output: str) -> None:
-    different = convert.differences(written, read)
+    different = convert.differences(written.items(), read)
     if different:
         listing = "\n  ".join(different)
         raise WeightError(f"{output} does not read back bit for bit:\n  {listing}")

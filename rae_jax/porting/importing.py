@@ -2,15 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+from flax import nnx
 
 from rae_jax import build
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.section import nearest
 from rae_jax.files import new_folder, replacing, require_absent
-from rae_jax.layers.functional import abstract
+from rae_jax.layers.functional import Buffer, abstract
 from rae_jax.models.autoencoders.rae_config import RAEConfig
 from rae_jax.porting import plans, text, workdirs
 from rae_jax.porting.models import STAGES, FileSizes
@@ -28,11 +29,12 @@ from rae_jax.weights.pretrained import (
     save_encoder,
 )
 from rae_jax.weights.registry import KINDS, STATISTICS, Statistics
+from rae_jax.weights.table import WeightTable
 from rae_jax.weights.tables.diffusers_rae import diffusers_rae_table
 from rae_jax.weights.tables.vit_layers import find_style
 from rae_jax.weights.torch_files import read_torch, require_checksums
 
-_ROTARY_TOLERANCE = 1e-4
+_CLOSE = 1e-4
 
 
 _OPTIONS = {
@@ -125,7 +127,7 @@ def _tell(report: Report, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def _require_same(written: Tensors, read: Tensors, source: str) -> None:
+def _require_same(written: Iterable[tuple[str, np.ndarray]], read: Tensors, source: str) -> None:
     different = convert.differences(written, read)
     if different:
         listing = "\n  ".join(different)
@@ -138,31 +140,35 @@ def _model(request: Request, dry_run: bool, verify: bool, say: Callable[[str], N
     sets = _read_sets(request)
     if request.kind == "decoder":
         sets = {which: _decoder_part(tensors) for which, tensors in sets.items()}
-    sizes = FileSizes(request.kind, next(iter(sets.values())))
+    first = next(iter(sets))
+    sizes = FileSizes(request.kind, sets[first])
     model, frozen = plans.PLANS[request.kind](request, sizes, dry_run)
     kind, empty = KINDS[request.kind], abstract(model.make)
     table = kind.table(empty)
-    problems: list[str] = []
-    for which, tensors in sets.items():
-        report = convert.report(table, tensors, empty)
-        found = [*report.problems, *_wrong_rotary(kind.constructed(empty), tensors)]
-        found += [] if dry_run or not found else convert.non_finite(report, tensors)
-        problems += [f"{which}: {line}" if len(sets) > 1 else line for line in found]
-        if dry_run:
+    reports = {which: convert.report(table, tensors, empty) for which, tensors in sets.items()}
+    if dry_run:
+        for which, report in reports.items():
             say(f"weights: {which}")
             _tell(report, say)
-    convert.require_none(problems)
+    problems: list[str] = []
+    for which, report in reports.items():
+        found = [*report.problems, *_wrong_rotary(kind.constructed(empty), sets[which])]
+        found += [] if dry_run else convert.non_finite(report, sets[which])
+        problems += [f"{which}: {line}" if len(sets) > 1 else line for line in found]
+    shared = _buffer_keys(table, empty)
+    convert.require_none(problems or _different_buffers(sets, shared))
     if dry_run:
         return
-    filled = {which: convert.create(table, tensors, model.make) for which, tensors in sets.items()}
 
     def check(folder: pathlib.Path) -> None:
         for which, tensors in sets.items() if verify else ():
-            again = convert.export(table, workdirs.read(folder, model, which))
-            kept = {key: value for key, value in again.items() if key in tensors}
-            _require_same(kept, tensors, request.source)
+            # What both sets share is that of the first.
+            kept = set(tensors) - (shared if which != first else set())
+            written = convert.exported(table, workdirs.read(folder, model, which))
+            _require_same(((k, v) for k, v in written if k in kept), tensors, request.source)
 
     metadata = {"kind": STAGES[model.kind], "frozen": frozen, "converted": request.source}
+    filled = ((which, convert.create(table, t, model.make)) for which, t in sets.items())
     workdirs.write(request.output, model, filled, metadata, check)
     count = sum(header.nbytes for header in _headers(sets))
     say(
@@ -174,6 +180,24 @@ def _model(request: Request, dry_run: bool, verify: bool, say: Callable[[str], N
 
 def _headers(sets: Mapping[str, Tensors]) -> list[readers.Header]:
     return [readers.header(tensors, key) for tensors in sets.values() for key in tensors]
+
+
+def _buffer_keys(table: WeightTable, module: nnx.Module) -> set[str]:
+    """Entries that become buffers, of which a work folder has one set."""
+    buffers = {".".join(map(str, p)) for p, _ in nnx.to_flat_state(nnx.state(module, Buffer))}
+    return {source for rule in table.rules if rule.target in buffers for source in rule.sources}
+
+
+def _different_buffers(sets: Mapping[str, Tensors], keys: Iterable[str]) -> list[str]:
+    """A line for each entry that differs between sets where averaging may only have rounded."""
+    first, *others = sets.values()
+    return [
+        f"entry {key} is another one in each set of weights, though it is not trained; choose one "
+        "set with --weights"
+        for other in others
+        for key in keys
+        if key in first and not _is_close(np.asarray(other[key]), np.asarray(first[key]))
+    ]
 
 
 def _decoder_part(tensors: Tensors) -> Tensors:
@@ -196,8 +220,8 @@ def _wrong_rotary(ours: Mapping[str, np.ndarray], tensors: Tensors) -> list[str]
 
 
 def _is_close(array: np.ndarray, table: np.ndarray) -> bool:
-    same = array.shape == table.shape
-    return same and np.allclose(array.astype(np.float32), table, rtol=0, atol=_ROTARY_TOLERANCE)
+    array, table = array.astype(np.float32), table.astype(np.float32)
+    return array.shape == table.shape and np.allclose(array, table, rtol=_CLOSE, atol=_CLOSE)
 
 
 def _statistics(request: Request, dry_run: bool, verify: bool, say: Callable[[str], None]) -> None:
@@ -225,7 +249,7 @@ def _statistics(request: Request, dry_run: bool, verify: bool, say: Callable[[st
         if verify:
             again = LatentStatistics.load(partial)
             written = Statistics(again.mean, again.variance)
-            _require_same(convert.export(STATISTICS, written), tensors, request.source)
+            _require_same(convert.exported(STATISTICS, written), tensors, request.source)
     say(f"{request.output}: latent statistics of {request.source}{_verified(verify)}")
 
 
@@ -253,7 +277,7 @@ def _encoder(request: Request, dry_run: bool, verify: bool, say: Callable[[str],
         save_encoder(partial, module, preprocessing)
         if verify:
             again, _ = load_encoder(str(partial), dtype=np.float32)
-            _require_same(convert.export(table, again), tensors, request.source)
+            _require_same(convert.exported(table, again), tensors, request.source)
     left_out = sum(not row.target for row in report.rows)
     say(
         f"{request.output}: the encoder of {request.source}, without {left_out} of its entries, "
@@ -285,7 +309,7 @@ def _autoencoder(request: Request, dry_run: bool, verify: bool, say: Callable[[s
             for key in ("_latents_mean", "_latents_std"):
                 if key in read and read[key].size == used[key].size:
                     read[key] = read[key].reshape(used[key].shape)
-            _require_same(used, read, request.source)
+            _require_same(used.items(), read, request.source)
     say(f"{request.output}: the autoencoder of {request.source}{_verified(verify)}")
 
 

@@ -3,7 +3,7 @@
 import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -11,7 +11,7 @@ from flax import nnx
 from rae_jax import build
 from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
 from rae_jax.checkpointing.manager import CheckpointManager
-from rae_jax.checkpointing.partial_restore import read_leaves
+from rae_jax.checkpointing.partial_restore import read_leaves, restore_entries
 from rae_jax.configuration.schema import Stage1Config, Stage2Config, as_dict, parse
 from rae_jax.files import new_folder
 from rae_jax.layers.functional import Buffer, abstract, split
@@ -21,11 +21,14 @@ from rae_jax.typing import Tree
 WEIGHTS = {"ema": "ema", "raw": "params"}
 """Sets of weights, and the entries of a checkpoint that hold them."""
 
+BUFFER_GB = 1
+"""Gigabytes on their way to or from disk: porting must fit where little more than a model does."""
+
 
 def write(
     workdir: str | pathlib.Path,
     model: Model,
-    weights: Mapping[str, nnx.Module],
+    weights: Iterable[tuple[str, nnx.Module]],
     metadata: Mapping[str, Any],
     check: Callable[[pathlib.Path], None],
 ) -> None:
@@ -34,26 +37,29 @@ def write(
     Args:
         workdir: A new folder.
         model: What is in it.
-        weights: The filled module, for "ema" and "raw"; either stands for both.
+        weights: The filled modules for "ema" and "raw", in this order, which are not kept longer
+            than they must be; either stands for both. Buffers are those of the first.
         metadata: Noted with the checkpoint.
         check: Called with the complete folder before it gets its name; what it raises undoes all.
 
     Raises:
         FileExistsError: There is something at `workdir`.
     """
-    trees: dict[str, Tree] = {}
-    for which, module in weights.items():
-        _, params, buffers = split(module, nnx.Param, Buffer)
-        trees[WEIGHTS[which]] = model.entry(params)
-        trees["buffers"] = model.entry(buffers)
-    only = next(iter(trees.values()))
-    state = {name: trees.get(name, only) for name in ("params", "ema", "buffers")}
     with new_folder(workdir) as folder:
         open_workdir(folder, STAGES[model.kind], as_dict(model.config))
-        with CheckpointManager(checkpoint_folder(folder)) as manager:
-            manager.save(0, state, metadata)
-            manager.wait()
+        with CheckpointManager(checkpoint_folder(folder), buffer_gb=BUFFER_GB) as manager:
+            manager.save(0, _state(model, weights), metadata)
         check(folder)
+
+
+def _state(model: Model, weights: Iterable[tuple[str, nnx.Module]]) -> dict[str, Tree]:
+    trees: dict[str, Tree] = {}
+    for which, module in weights:
+        _, params, buffers = split(module, nnx.Param, Buffer)
+        trees[WEIGHTS[which]] = model.entry(params)
+        trees.setdefault("buffers", model.entry(buffers))
+    only = next(iter(trees.values()))
+    return {name: trees.get(name, only) for name in ("params", "ema", "buffers")}
 
 
 def describe(workdir: str | pathlib.Path, kind: str) -> Model:
@@ -95,7 +101,6 @@ def _latent_shape(
 def read(workdir: str | pathlib.Path, model: Model, which: str) -> nnx.Module:
     """The module with one set of weights, "ema" or "raw", of the newest sound checkpoint."""
     definition, params, buffers = split(abstract(model.make), nnx.Param, Buffer)
-    _, *trees = build.restore_model(
-        str(workdir), model.entry(params), model.entry(buffers), weights=which
-    )
-    return definition.merge(*map(model.arrays, trees))
+    wanted = {WEIGHTS[which]: model.entry(params), "buffers": model.entry(buffers)}
+    _, trees = restore_entries(checkpoint_folder(workdir), wanted, buffer_gb=BUFFER_GB)
+    return definition.merge(*(model.arrays(trees[name]) for name in wanted))

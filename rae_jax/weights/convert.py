@@ -1,7 +1,7 @@
 """Fills modules from published entries and writes them back, strictly, by weight tables."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -313,26 +313,29 @@ def export(table: WeightTable, module: nnx.Module) -> dict[str, np.ndarray]:
 
     Entries that `load` ignores are not written.
     """
-    leaves, tensors = _leaves(module), {}
+    return dict(exported(table, module))
+
+
+def exported(table: WeightTable, module: nnx.Module) -> Iterator[tuple[str, np.ndarray]]:
+    """The entries of `export` one after the other, none of which is kept."""
+    leaves = _leaves(module)
     for rule in table.rules:
         parameter = np.asarray(leaves[rule.target].get_value())
         for layer in _layers(rule, leaves[rule.target]):
             value = parameter if layer is None else parameter[layer]
             keys = _layer_keys(rule, layer)
-            entries = rule.transform.inverse(value, len(keys))
-            arrays = (np.asarray(entry, order="C") for entry in entries)
-            tensors.update(zip(keys, arrays, strict=True))
-    return tensors
+            for key, entry in zip(keys, rule.transform.inverse(value, len(keys)), strict=True):
+                yield key, np.asarray(entry, order="C")
 
 
-def differences(written: Tensors, read: Tensors) -> list[str]:
+def differences(written: Iterable[tuple[str, np.ndarray]], read: Tensors) -> list[str]:
     """Entries of `written` that are not bit for bit those that were read.
 
     Entries of another floating dtype are compared in the dtype that is written, which holds all
     values of the smaller ones.
     """
     different = []
-    for key, array in written.items():
+    for key, array in written:
         if key not in read:
             different.append(f"{key} is not in the file")
             continue

@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from rae_jax.checkpointing.experiment import checkpoint_folder
+from rae_jax.checkpointing.partial_restore import read_arrays
 from rae_jax.configuration import defaults
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.schema import Stage1Config, Stage2Config, as_dict
@@ -49,7 +51,7 @@ def decoder(folder, name="model.pt", **changes):
 
 def denoiser(folder, **changes):
     request = {"source": folder / "stage2_model.pt", "config": as_dict(pipeline.stage2(folder))}
-    return convert(kind="dit_dh", output=folder / "new", **(request | changes))
+    return convert(**({"kind": "dit_dh", "output": folder / "new"} | request | changes))
 
 
 @pytest.mark.parametrize(
@@ -113,18 +115,43 @@ def test_options_of_denoisers(folder, changes, message):
 def test_every_mismatch_of_both_sets_is_listed_and_nothing_is_written(folder):
     good = entries("decoder", pipeline.stage1())
     raw = {key: value for key, value in good.items() if key != "decoder_norm.bias"}
+    raw["decoder_norm.weight"] = np.full_like(good["decoder_norm.weight"], np.nan)
     ema = good | {"extra": np.zeros(2, np.float32)}
     ema["decoder_pred.bias"] = np.full_like(good["decoder_pred.bias"], np.inf)
     write_torch(folder / "bad.pt", {"model": raw, "ema": ema})
     with pytest.raises(WeightError) as error:
         decoder(folder, "bad.pt")
     assert str(error.value).splitlines() == [
-        "3 mismatches between file and model:",
+        "4 mismatches between file and model:",
         "  ema: entry decoder_pred.bias holds NaN or Inf (as float32)",
         "  ema: surplus entry extra (2,)",
+        "  raw: entry decoder_norm.weight holds NaN or Inf (as float32)",
         "  raw: missing entry decoder_norm.bias (16,) (for norm.bias)",
     ]
     assert not (folder / "new").exists()
+
+
+def test_what_is_not_trained_must_be_the_same_in_both_sets(folder):
+    raw = entries("dit_dh", pipeline.stage2(folder))
+    for factor in (1.01, 1 + 1e-6):
+        ema = raw | {"t_embedder.W": raw["t_embedder.W"] * np.float32(factor)}
+        write_torch(folder / "both.pt", {"model": raw, "ema": ema})
+        request = {"source": folder / "both.pt", "config": as_dict(unconnected(folder))}
+        if factor == 1.01:
+            message = "t_embedder.W is another one in each set .* choose one set with --weights"
+            with pytest.raises(WeightError, match=message):
+                denoiser(folder, **request)
+        else:
+            denoiser(folder, **(request | {"output": folder / "rounded"}))
+    kept = read_arrays(checkpoint_folder(folder / "rounded"), 0)
+    np.testing.assert_array_equal(kept["buffers.time_embedding.frequencies"], ema["t_embedder.W"])
+
+
+def unconnected(folder):
+    """A denoiser on features, so that it needs no decoder and no statistics."""
+    config = pipeline.stage2(folder)
+    section = dataclasses.replace(config.autoencoder, checkpoint="", statistics="")
+    return dataclasses.replace(config, autoencoder=section)
 
 
 def test_entries_that_are_not_finite_are_found_though_all_else_fits(folder):
