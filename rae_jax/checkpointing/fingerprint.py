@@ -42,9 +42,12 @@ def _bit_sum(array: Array) -> UInt32[Array, ""]:
     return jnp.sum(_mixed(bits ^ _mixed(place)), dtype=jnp.uint32)
 
 
-@jax.jit
+_jitted_bit_sum = jax.jit(_bit_sum)
+
+
 def _sums(tree: PyTree) -> list[Array]:
-    return [_bit_sum(leaf) for leaf in jax.tree.leaves(tree)]
+    # Leaf by leaf: one program of all would hold the bits of all at a time.
+    return [_jitted_bit_sum(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def signature(tree: PyTree) -> dict[str, str]:
