@@ -115,9 +115,6 @@ def test_published_files_are_converted_as_documented(project):
     for kind in ("decoder", "statistics", "dit_dh"):
         told = succeeded(project.run(*documented(kind))).stdout
         assert "verified bit for bit" in told
-        print(
-            told, __import__("resource").getrusage(__import__("resource").RUSAGE_CHILDREN).ru_maxrss
-        )
     noted = json.loads((project / "runs/dit_dh_s_dinov2_base/config.json").read_text())["config"]
     assert noted["data"]["image_size"] == 256
     assert noted["denoiser"]["num_classes"] == 1000
