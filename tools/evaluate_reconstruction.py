@@ -1,4 +1,4 @@
-r"""Scores reconstructions against their originals: PSNR, SSIM, rFID.
+r"""Scores reconstructions against their originals: PSNR, SSIM, LPIPS, rFID.
 
 python tools/evaluate_reconstruction.py --config=configs/evaluation/reconstruction256.py \
     --workdir=runs/scores --config.checkpoint=runs/stage1

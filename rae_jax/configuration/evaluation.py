@@ -18,6 +18,9 @@ def require_some(section: Section, name: str, legal: tuple[str, ...]) -> None:
 GENERATION_METRICS = ("fid", "sfid", "inception_score", "precision_recall", "kid")
 """What generated images can be scored by."""
 
+PAIR_METRICS = ("psnr", "ssim", "lpips", "rfid")
+"""What reconstructions can be scored by."""
+
 _NO_ENCODER = EncoderConfig(path="", input_size=224)
 
 
@@ -138,16 +141,18 @@ class Stage1EvaluationConfig(OnlineEvaluationConfig):
     Attributes:
         images: Originals, of the size of the training images and best none of them; the
             `num_images` that are scored are spread evenly over the set.
-        metrics: Scores to compute: some of "psnr", "ssim" and "rfid".
+        metrics: Scores to compute: some of "psnr", "ssim", "lpips" and "rfid".
+        lpips: Folder with the files of LPIPS, `vgg16-397923af.pth` and `vgg.pth`.
     """
 
     images: ImagesConfig = ImagesConfig()
     metrics: tuple[str, ...] = ("psnr", "ssim", "rfid")
+    lpips: str = ""
 
     def __post_init__(self) -> None:
         """See base."""
         super().__post_init__()
-        require_some(self, "metrics", Stage1EvaluationConfig.metrics)
+        require_some(self, "metrics", PAIR_METRICS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

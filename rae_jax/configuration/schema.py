@@ -18,6 +18,7 @@ from rae_jax.configuration.denoising import (
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.evaluation import (
     GENERATION_METRICS,
+    PAIR_METRICS,
     ExtractorConfig,
     ImagesConfig,
     OnlineEvaluationConfig,
@@ -364,7 +365,8 @@ class ReconstructionEvaluationConfig(Section):
         weights: Which weights of a run, averaged or last.
         reference: Statistics (npz) of the originals for rFID; "" takes the originals themselves.
         extractor: Network of rFID.
-        metrics: Scores to compute: some of "psnr", "ssim" and "rfid".
+        metrics: Scores to compute: some of "psnr", "ssim", "lpips" and "rfid".
+        lpips: Folder with the files of LPIPS, `vgg16-397923af.pth` and `vgg.pth`.
         pictured: Originals shown over their reconstructions; 0 for no picture.
     """
 
@@ -377,9 +379,10 @@ class ReconstructionEvaluationConfig(Section):
     reference: str = ""
     extractor: ExtractorConfig = ExtractorConfig()
     metrics: tuple[str, ...] = ("psnr", "ssim", "rfid")
+    lpips: str = ""
     pictured: int = 12
 
     def __post_init__(self) -> None:
         """See base."""
         super().__post_init__()
-        require_some(self, "metrics", ReconstructionEvaluationConfig.metrics)
+        require_some(self, "metrics", PAIR_METRICS)

@@ -8,7 +8,7 @@ own devices alone.
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,6 +60,70 @@ class Features:
         return len(self.pooled)
 
 
+class RowFunction:
+    """A function of images, each row for itself, compiled once and run over all devices.
+
+    Attributes:
+        chunk: Rows at a time over the devices of this process.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., dict[str, Array]],
+        arrays: Tree,
+        *,
+        num_inputs: int = 1,
+        rows: int = 32,
+        devices: list[Any] | None = None,
+    ):
+        """Places the arrays on the devices.
+
+        Args:
+            function: Pure `(arrays, *inputs) -> named rows`; each depends on its own inputs alone.
+            arrays: Its first argument.
+            num_inputs: Number of the others.
+            rows: Rows at a time per device.
+            devices: Those of this process unless given.
+        """
+        devices = jax.local_devices() if devices is None else devices
+        self._mesh = mesh = make_mesh(devices=devices)
+        self.chunk = rows * len(devices)
+        self._sharding = batch_sharding(mesh)
+        self._arrays = jax.device_put(arrays, replicated(mesh))
+        rows_of = PartitionSpec(BATCH_AXES)
+        # Every device runs the program of `rows` images by itself: how XLA arranges the work of a
+        # batch, and with it the last bits, cannot depend on the number of devices.
+        self._function = jax.jit(
+            jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), *num_inputs * (rows_of,)),
+                out_specs=rows_of,
+                check_vma=False,
+            )
+        )
+
+    def __call__(self, *inputs: UInt8[np.ndarray, "N H W 3"]) -> dict[str, np.ndarray]:
+        """Rows of any number of images, at least one."""
+        count = len(inputs[0])
+        if not count:
+            raise ValueError("features need at least one image")
+        parts: list[dict[str, np.ndarray]] = []
+        pending: dict[str, Array] | None = None
+        for start in range(0, count, self.chunk):
+            rows = np.minimum(np.arange(start, start + self.chunk), count - 1)
+            # In training, the mesh of the step is set while this runs.
+            with jax.set_mesh(self._mesh):
+                placed = [jax.device_put(images[rows], self._sharding) for images in inputs]
+                started = self._function(self._arrays, *placed)
+            # The devices work on the next images while the last ones' features come back.
+            if pending is not None:
+                parts.append(jax.device_get(pending))
+            pending = started
+        parts.append(jax.device_get(pending))
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
 class Extractor:
     """Features of images of any one size, the same whatever the number of devices.
 
@@ -84,7 +148,7 @@ class Extractor:
 
         Args:
             label: Names the network.
-            function: Features of a batch; each row's must depend on its own image alone.
+            function: Features of a batch.
             arrays: First argument of `function`.
             rows: Images at a time per device.
             devices: Those of this process unless given.
@@ -92,48 +156,13 @@ class Extractor:
         """
         self.label, self.notes = label, notes
         self.is_inception = label.startswith(INCEPTION)
-        devices = jax.local_devices() if devices is None else devices
-        self._mesh = mesh = make_mesh(devices=devices)
-        self.chunk = rows * len(devices)
-        self._sharding = batch_sharding(mesh)
-        self._arrays = jax.device_put(arrays, replicated(mesh))
-        rows_of = PartitionSpec(BATCH_AXES)
-        # Every device runs the program of `rows` images by itself: how XLA arranges the work of a
-        # batch, and with it the last bits, cannot depend on the number of devices.
-        self._function = jax.jit(
-            jax.shard_map(
-                function,
-                mesh=mesh,
-                in_specs=(PartitionSpec(), rows_of),
-                out_specs=rows_of,
-                check_vma=False,
-            )
-        )
+        self._function = RowFunction(function, arrays, rows=rows, devices=devices)
+        self.chunk = self._function.chunk
 
     def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> Features:
         """Features of any number of images, at least one."""
-        parts: list[dict[str, np.ndarray]] = []
-        pending: dict[str, Array] | None = None
-        for chunk in self._chunks(images):
-            # The devices work on the next images while the last ones' features come back.
-            # In training, the mesh of the step is set while this runs.
-            with jax.set_mesh(self._mesh):
-                started = self._function(self._arrays, jax.device_put(chunk, self._sharding))
-            if pending is not None:
-                parts.append(jax.device_get(pending))
-            pending = started
-        parts.append(jax.device_get(pending))
-        joined = {
-            name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
-        }
-        return Features(joined["features"], joined.get("spatial"), joined.get("logits"))
-
-    def _chunks(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        if not len(images):
-            raise ValueError("features need at least one image")
-        for start in range(0, len(images), self.chunk):
-            rows = np.minimum(np.arange(start, start + self.chunk), len(images) - 1)
-            yield images[rows]
+        rows = self._function(images)
+        return Features(rows["features"], rows.get("spatial"), rows.get("logits"))
 
 
 def make_extractor(config: ExtractorConfig, *, devices: list[Any] | None = None) -> Extractor:

@@ -1,25 +1,29 @@
 """How close reconstructions come to their originals."""
 
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
 
 from rae_jax.checkpointing.experiment import open_workdir
 from rae_jax.configuration.schema import ReconstructionEvaluationConfig, as_dict
-from rae_jax.evaluation.features import Extractor, make_extractor
+from rae_jax.evaluation.features import Extractor, RowFunction, make_extractor
 from rae_jax.evaluation.frechet import frechet_distance
 from rae_jax.evaluation.images import ImageSet, open_path, open_set
 from rae_jax.evaluation.references import GENERATION, Collector, SetStatistics, load
 from rae_jax.evaluation.report import FILE, Result, as_numbers, facts, size_warnings
 from rae_jax.evaluation.structural_similarity import ssim
+from rae_jax.layers.functional import split
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
+from rae_jax.ops.images import to_float, to_signed
 from rae_jax.sampling.reconstruct import Reconstructor
 from rae_jax.sharding.processes import is_main_process, ordered_rows, wait_for_all
-from rae_jax.typing import Float, Int, UInt8
+from rae_jax.typing import Array, Float, Int, Tree, UInt8
+from rae_jax.weights.auxiliary import LPIPS_FILE, VGG16_FILE, load_lpips
 
 KIND = "evaluation of reconstructions"
 PICTURE = "pairs.png"
@@ -52,8 +56,42 @@ def _ssim_in_threads(reconstructions: np.ndarray, images: np.ndarray) -> np.ndar
         return np.concatenate(list(pool.map(lambda pair: ssim(*pair), pairs)))
 
 
-MEASURES: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim_in_threads}
-"""Scores of single pairs by name; a set scores their mean."""
+def make_measures(
+    metrics: Collection[str], lpips: str = "", *, rows: int = 32, devices: list[Any] | None = None
+) -> dict[str, Measure]:
+    """Scores of single pairs by name; a set scores their mean.
+
+    Args:
+        metrics: Those of "psnr", "ssim" and "lpips" are made.
+        lpips: Folder with the files that LPIPS reads, see `weights.auxiliary.load_lpips`.
+        rows: Pairs at a time per device, for LPIPS.
+        devices: Those of this process unless given.
+
+    Raises:
+        FileNotFoundError: A file of LPIPS is missing.
+        ValueError: The folder is not set, or holds other files.
+    """
+    made: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim_in_threads}
+    made = {name: measure for name, measure in made.items() if name in metrics}
+    if "lpips" in metrics:
+        made["lpips"] = _make_lpips(lpips, rows, devices)
+    return made
+
+
+def _make_lpips(folder: str, rows: int, devices: list[Any] | None) -> Measure:
+    if not folder:
+        raise ValueError(
+            f"lpips needs {VGG16_FILE} of torchvision and {LPIPS_FILE} of the package lpips; set "
+            "--config.lpips to a folder with both, or leave it out of the metrics"
+        )
+    definition, arrays = split(load_lpips(folder, dtype="float32"))
+
+    def distances(arrays: Tree, first: Array, second: Array) -> dict[str, Array]:
+        pair = (to_signed(to_float(images)) for images in (first, second))
+        return {"lpips": definition.merge(arrays)(*pair)}
+
+    compiled = RowFunction(distances, arrays, num_inputs=2, rows=rows, devices=devices)
+    return lambda reconstructions, images: compiled(reconstructions, images)["lpips"]
 
 
 class PairCollector:
@@ -61,35 +99,34 @@ class PairCollector:
 
     def __init__(
         self,
-        metrics: Collection[str],
+        measures: Mapping[str, Measure],
         extractor: Extractor | None = None,
         reference: SetStatistics | None = None,
     ):
         """Begins with no pairs.
 
         Args:
-            metrics: Names in `MEASURES`, and "rfid".
-            extractor: Network of rFID, if that is asked for.
+            measures: Scores of single pairs by name, see `make_measures`.
+            extractor: Network of rFID; None leaves that out.
             reference: Statistics of the originals, in whose place rFID would take those it sees.
 
         Raises:
             ValueError: The reference is of another network.
         """
-        self._measures = {name: MEASURES[name] for name in MEASURES if name in metrics}
-        self._values: dict[str, list[np.ndarray]] = {name: [] for name in self._measures}
+        self._measures = measures
+        self._values: dict[str, list[np.ndarray]] = {name: [] for name in measures}
         self._index: list[np.ndarray] = []
-        self._extractor = extractor if "rfid" in metrics else None
-        self._reference = reference
+        self._extractor, self._reference = extractor, reference
         self._sides: list[Collector] = []
-        if self._extractor is None:
+        if extractor is None:
             return
-        if reference is not None and reference.extractor != self._extractor.label:
+        if reference is not None and reference.extractor != extractor.label:
             raise ValueError(
                 f"{reference.name} holds statistics of the network {reference.extractor!r}, but "
-                f"the extractor is {self._extractor.label!r}; take features of the same network"
+                f"the extractor is {extractor.label!r}; take features of the same network"
             )
         sides = 1 if reference is not None else 2
-        self._sides = [Collector(self._extractor, keep=False) for _ in range(sides)]
+        self._sides = [Collector(extractor, keep=False) for _ in range(sides)]
 
     def add(self, index: Int[np.ndarray, " n"], originals: Images, reconstructions: Images) -> None:
         """Takes in the pairs number `index`, of which there may be none."""
@@ -163,7 +200,8 @@ def evaluate(config: ReconstructionEvaluationConfig, workdir: str | pathlib.Path
         )
     extractor = make_extractor(config.extractor) if "rfid" in config.metrics else None
     reference = load(config.reference) if config.reference else None
-    collector = PairCollector(config.metrics, extractor, reference)
+    measures = make_measures(config.metrics, config.lpips, rows=config.extractor.rows)
+    collector = PairCollector(measures, extractor, reference)
     originals = open_set(config.originals)
     pairs, notes = _pairs(config, originals)
     folder = open_workdir(workdir, KIND, as_dict(config), ("extractor.rows",), results=[FILE])

@@ -18,7 +18,7 @@ from rae_jax.configuration.schema import (
 from rae_jax.evaluation.features import make_extractor
 from rae_jax.evaluation.generation import OF_FEATURES, score
 from rae_jax.evaluation.images import open_set
-from rae_jax.evaluation.reconstruction import PairCollector
+from rae_jax.evaluation.reconstruction import PairCollector, make_measures
 from rae_jax.evaluation.references import Collector, open_reference
 from rae_jax.evaluation.report import Result
 from rae_jax.sampling.labels import class_labels
@@ -111,6 +111,7 @@ class ReconstructionEvaluation:
         # Spread evenly, because sets often come sorted by class.
         self._numbers = np.linspace(0, self._images.count - 1, self._count).astype(np.int64)
         self._extractor = make_extractor(config.extractor) if "rfid" in config.metrics else None
+        self._measures = make_measures(config.metrics, config.lpips, rows=config.extractor.rows)
         self.every = config.every
         self._config, self._function = config, reconstruct
         self._compiled: Callable[..., Any] | None = None
@@ -123,7 +124,7 @@ class ReconstructionEvaluation:
             self._compiled = jax.jit(self._function, out_shardings=sharding)
         scores = {}
         for name, params in _weights(self._config, state):
-            collector = PairCollector(self._config.metrics, self._extractor)
+            collector = PairCollector(self._measures, self._extractor)
             for index, real in _batches(self._count, self._config.batch_size, mesh):
                 shape = (len(index), *self._images.image_size, 3)
                 # Every process reads what its own devices take.

@@ -13,7 +13,7 @@ from rae_jax.configuration.schema import (
 from rae_jax.evaluation import reconstruction
 from rae_jax.evaluation.frechet import Moments, frechet_distance
 from rae_jax.evaluation.images import from_npz
-from rae_jax.evaluation.reconstruction import PairCollector, evaluate, psnr
+from rae_jax.evaluation.reconstruction import PairCollector, evaluate, make_measures, psnr
 from rae_jax.evaluation.references import SetStatistics, compute
 from rae_jax.evaluation.structural_similarity import ssim
 from tests.evaluation.extractors import DIGITS, SIZE, digits, digits_extractor
@@ -58,7 +58,7 @@ def config(originals, made, **changes):
 
 def test_scores_are_those_of_the_formulas(pair):
     originals, made = pair
-    collector = PairCollector(METRICS, digits_extractor())
+    collector = PairCollector(make_measures(METRICS), digits_extractor())
     for start in (0, 64, 20):
         index = np.arange(start, {0: 20, 20: 64, 64: COUNT}[start])
         collector.add(index, originals[index], made[index])
@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_formulas(pair):
 
 
 def test_without_a_network(pair):
-    collector = PairCollector(("psnr",))
+    collector = PairCollector(make_measures(("psnr",)))
     collector.add(np.arange(COUNT), *pair)
     result = collector.result("digits", ("a note",))
     assert list(result.scores) == ["psnr"]
@@ -143,7 +143,7 @@ def test_a_reference_in_place_of_the_originals(folder, tmp_path, pair):
     assert "is a reference for gFID (training images); rFID compares with" in mixed.warnings[0]
     foreign = SetStatistics("others", "another network", Moments(np.zeros(3), np.eye(3)))
     with pytest.raises(ValueError, match="others holds statistics of the network 'another"):
-        PairCollector(METRICS, extract, foreign)
+        PairCollector(make_measures(METRICS), extract, foreign)
 
 
 def test_what_are_no_pairs(folder, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rae_jax.evaluation.images import from_npz
-from rae_jax.evaluation.reconstruction import PairCollector
+from rae_jax.evaluation.reconstruction import PairCollector, make_measures
 from rae_jax.evaluation.references import compute
 from rae_jax.sharding.processes import from_all, ordered_rows
 from tests.evaluation.extractors import digits, digits_extractor
@@ -32,14 +32,14 @@ SCRIPT = textwrap.dedent(
     from rae_jax.configuration.schema import EncoderConfig
     from rae_jax.evaluation.features import encoder
     from rae_jax.evaluation.images import from_npz
-    from rae_jax.evaluation.reconstruction import PairCollector
+    from rae_jax.evaluation.reconstruction import PairCollector, make_measures
     from rae_jax.evaluation.references import compute
 
     config = EncoderConfig(path="builtin:digits_mae", input_size=48)
     extract = encoder(config, rows=16)
     images = from_npz(f"{folder}/images.npz")
     statistics = compute(images, extract, keep=True)
-    collector = PairCollector(("psnr", "ssim", "rfid"), extract)
+    collector = PairCollector(make_measures(("psnr", "ssim")), extract)
     for index, part in images.parts(10, process_index=rank, process_count=2):
         collector.add(index, part, part // 2)
     values, result = collector.values(), collector.result("digits")
@@ -68,7 +68,7 @@ def test_two_processes_score_as_one(tmp_path):
     assert [process.wait(timeout=200) for process in processes] == [0, 0]
     extract = digits_extractor(16)
     statistics = compute(from_npz(tmp_path / "images.npz"), extract, keep=True)
-    collector = PairCollector(("psnr", "ssim", "rfid"), extract)
+    collector = PairCollector(make_measures(("psnr", "ssim")), extract)
     collector.add(np.arange(COUNT), pictures, pictures // 2)
     values, result = collector.values(), collector.result("digits")
     for rank in range(2):
