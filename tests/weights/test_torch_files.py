@@ -262,6 +262,75 @@ def test_records_of_one_name_are_refused(tmp_path):
         read_torch(path)
 
 
+def long(value):
+    """The instruction that makes a number."""
+    content = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(content)]) + content
+
+
+def with_view(path, *, offset=0, size=(24,), stride=(1,), count=24):
+    """A file of one tensor, a view of a storage of 24 elements that may lie about itself."""
+
+    def numbers(values):
+        return b"(" + b"".join(map(long, values)) + b"t"
+
+    write_torch(path, {"a": BASE})
+    with zipfile.ZipFile(path) as archive:
+        records = {entry: archive.read(entry) for entry in archive.namelist()}
+    honest = long(24) + b"tQ" + long(0) + numbers([24]) + numbers([1])
+    lie = long(count) + b"tQ" + long(offset) + numbers(size) + numbers(stride)
+    assert honest in records["archive/data.pkl"]
+    records["archive/data.pkl"] = records["archive/data.pkl"].replace(honest, lie)
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in records.items():
+            archive.writestr(entry, content)
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ({"size": (25,)}, "reaches beyond its storage of 24 elements"),
+        ({"offset": 1}, "reaches beyond its storage of 24 elements"),
+        ({"offset": 25, "size": (0,)}, "reaches beyond its storage of 24 elements"),
+        ({"size": (2,), "stride": (24,)}, "reaches beyond its storage of 24 elements"),
+        ({"size": (2, 13), "stride": (12, 1)}, "reaches beyond its storage of 24 elements"),
+        ({"size": (2,), "stride": (2**62,)}, "reaches beyond its storage of 24 elements"),
+        ({"size": (2**62, 2**62), "stride": (0, 0)}, "repeats 24 stored elements"),
+        ({"size": (2**40,), "stride": (0,)}, "repeats 24 stored elements"),
+        ({"size": (0, 2**62, 2**62), "stride": (1, 1, 1)}, "cannot be made: "),
+        ({"offset": -1, "size": (1,)}, "offset of a tensor must be numbers from 0 on"),
+        ({"size": (-1,)}, "size of a tensor must be numbers from 0 on"),
+        ({"offset": 23, "size": (2,), "stride": (-1,)}, "stride of a tensor must be numbers from"),
+        ({"size": (2**70,)}, "size of a tensor must be numbers from 0 on"),
+        ({"size": (1,) * 40, "stride": (1,) * 40}, "size of a tensor must be at most 32 numbers"),
+        ({"size": (4, 6)}, "has 2 sizes and 1 strides"),
+        ({"count": 25}, "must have 100 bytes, its record has 96"),
+        ({"count": 2**70}, "bytes, its record has 96"),
+        ({"count": -24}, "must have -96 bytes, its record has 96"),
+    ],
+)
+def test_no_tensor_reaches_beyond_its_storage(tmp_path, view, message):
+    path = tmp_path / "model.pt"
+    with_view(path, **view)
+    with pytest.raises(WeightFileError, match=f"model.pt cannot be read: .*{message}"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        ({"offset": 22, "size": (2,)}, BASE[22:]),
+        ({"offset": 24, "size": (0, 5), "stride": (5, 1)}, np.zeros((0, 5), np.float32)),
+        ({"size": (3, 3, 3), "stride": (2, 1, 0)}, BASE[[0, 1, 2, 2, 3, 4, 4, 5, 6]].repeat(3)),
+    ],
+)
+def test_views_inside_their_storage_are_read(tmp_path, view, expected):
+    with_view(tmp_path / "model.pt", **view)
+    read = read_torch(tmp_path / "model.pt")["a"]
+    assert read.shape == view["size"]
+    np.testing.assert_array_equal(read.reshape(expected.shape), expected)
+
+
 def with_directory(path, change):
     """Copies layouts.pt with the directory entry of its first storage changed."""
     content = bytearray((FILES / "layouts.pt").read_bytes())
