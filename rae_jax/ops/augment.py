@@ -66,22 +66,22 @@ def apply_augmentation(
         cutout: See `augment`.
     """
     translated, coloured, cut = choices <= probability
-    images = _translated(images, *draws[:2], translated)
-    images = jnp.where(coloured, _coloured(images, *draws[2:5]), images)
+    images = _translated(images, draws[:2], translated)
+    images = jnp.where(coloured, _coloured(images, draws[2:5]), images)
     if cutout > 0:
-        blanked = _rectangle(images, *draws[5:], cutout)
+        blanked = _rectangle(images, draws[5:], cutout)
         images = jnp.where(cut & blanked[..., None], 0.0, images)
     return images
 
 
-def _translated(images: Array, row_draw: Array, column_draw: Array, is_on: Array) -> Array:
+def _translated(images: Array, draws: Array, is_on: Array) -> Array:
     """Moved by up to an eighth of the sides; what comes in is zero."""
     height, width, channels = images.shape[1:]
     reach = [round(side / _TRANSLATION) for side in (height, width)]
     # Where each image begins in its padded copy: in the middle if it stays.
     starts = [
         jnp.where(is_on, jnp.floor(draw * (2 * most + 1)).astype(jnp.int32), most)
-        for draw, most in zip((row_draw, column_draw), reach, strict=True)
+        for draw, most in zip(draws, reach, strict=True)
     ]
     padded = jnp.pad(images, ((0, 0), *((most, most) for most in reach), (0, 0)))
 
@@ -91,10 +91,8 @@ def _translated(images: Array, row_draw: Array, column_draw: Array, is_on: Array
     return jax.vmap(window)(padded, *starts)
 
 
-def _coloured(images: Array, brightness: Array, saturation: Array, contrast: Array) -> Array:
-    brightness, saturation, contrast = (
-        draw[:, None, None, None] for draw in (brightness, saturation, contrast)
-    )
+def _coloured(images: Array, draws: Array) -> Array:
+    brightness, saturation, contrast = draws[..., None, None, None]
     images = images + (brightness - 0.5)
     grey = images.mean(axis=-1, keepdims=True)
     images = (images - grey) * (2 * saturation) + grey
@@ -102,10 +100,10 @@ def _coloured(images: Array, brightness: Array, saturation: Array, contrast: Arr
     return (images - level) * (contrast + 0.5) + level
 
 
-def _rectangle(images: Array, row_draw: Array, column_draw: Array, share: float) -> Array:
+def _rectangle(images: Array, draws: Array, share: float) -> Array:
     """Which places of each image lie in its rectangle, [B, H, W]."""
     inside = []
-    for draw, side in zip((row_draw, column_draw), images.shape[1:3], strict=True):
+    for draw, side in zip(draws, images.shape[1:3], strict=True):
         length = round(side * share)
         middle = jnp.floor(draw * (side + 1 - length % 2)).astype(jnp.int32)
         distance = jnp.arange(side)[None] - (middle - length // 2)[:, None]

@@ -8,12 +8,13 @@ from flax import nnx
 
 from rae_jax.layers.functional import abstract, split
 from rae_jax.models.auxiliary.lpips import LPIPS
-from rae_jax.models.auxiliary.vgg import VGG16
+from rae_jax.models.auxiliary.vgg import VGG16, Convolution
 from rae_jax.ops.images import resize_bilinear, to_float, to_signed
 from rae_jax.weights import convert
 from rae_jax.weights.tables.lpips import LPIPS_TABLE
 from rae_jax.weights.tables.vgg import VGG16_TABLE
 from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
+from tests.models.compiled import filled
 
 
 def empty():
@@ -150,20 +151,19 @@ def test_zeros_would_fail(upstream, package):
                 assert np.abs(case.output(name)).max() > 20 * output["tolerance"], name
 
 
-def tiny():
-    return LPIPS(VGG16(widths=(4, 4, 6, 6, 8), dtype=jnp.float32, rngs=nnx.Rngs(0)))
+def tiny(dtype=jnp.float32):
+    return LPIPS(VGG16(widths=(4, 4, 6, 6, 8), dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")
 def small():
-    """Distance and gradient of a small network, and its weights drawn at random."""
-    definition, _ = split(abstract(tiny))
+    """Distance and gradient of a small network, and its weights."""
+    definition, weights = split(filled(tiny))
 
     def mean(weights, images, others):
         return definition.merge(weights)(images, others).mean()
 
-    drawn = jax.jit(lambda: split(tiny())[1])()
-    return jax.jit(jax.value_and_grad(mean, argnums=2)), drawn
+    return jax.jit(jax.value_and_grad(mean, argnums=2)), jax.tree.map(jnp.abs, weights)
 
 
 PICTURES = jnp.linspace(-1, 1, 2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
@@ -176,10 +176,27 @@ def test_no_activations_give_a_gradient_of_zero_not_nan(small):
     assert not np.any(gradient)
 
 
-def test_a_fresh_network_tells_images_apart(small):
+def test_distance_is_positive_and_symmetric(small):
     distance, weights = small
     value, gradient = distance(weights, PICTURES, PICTURES[:, ::-1])
     assert float(value) > 1e-4
     assert np.any(gradient)
     back, _ = distance(weights, PICTURES[:, ::-1], PICTURES)
     assert float(back) == pytest.approx(float(value), rel=1e-5)
+
+
+def test_fresh_kernels_keep_the_scale_of_activations():
+    kernel = Convolution(16, 64, dtype=jnp.float32, rngs=nnx.Rngs(0)).kernel[...]
+    assert float(jnp.std(kernel)) == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.05)
+
+
+def test_bfloat16_stays_near_float32(small):
+    _, weights = small
+    definitions = [split(abstract(lambda t=t: tiny(t)))[0] for t in (jnp.float32, jnp.bfloat16)]
+    answers = [
+        jax.jit(lambda w, *pair, d=definition: d.merge(w)(*pair))(weights, PICTURES, PICTURES[::-1])
+        for definition in definitions
+    ]
+    assert answers[1].dtype == jnp.float32
+    np.testing.assert_allclose(answers[1], answers[0], rtol=0.05)
+    assert np.any(answers[1] != answers[0])
