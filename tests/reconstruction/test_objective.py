@@ -16,7 +16,7 @@ from rae_jax.models.auxiliary.dino_discriminator import (
 )
 from rae_jax.models.auxiliary.lpips import LPIPS
 from rae_jax.models.auxiliary.vgg import VGG16
-from rae_jax.ops.augment import apply_augmentation
+from rae_jax.ops.augment import apply_augmentation, augment
 from rae_jax.ops.images import to_signed
 from rae_jax.reconstruction.adaptive_weight import adaptive_weight
 from rae_jax.reconstruction.adversarial import (
@@ -31,12 +31,14 @@ from rae_jax.reconstruction.objective import (
     discriminator_gradients,
     discriminator_inputs,
 )
+from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
 from rae_jax.training.optimizers import adamw, learning_rate_schedule
 from rae_jax.training.state import TrainState
 from rae_jax.weights import convert
 from rae_jax.weights.tables.dino_discriminator import dino_table, heads_table
 from rae_jax.weights.tables.lpips import LPIPS_TABLE
 from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
+from tests.golden import recipe
 from tests.reconstruction.published import autoencoder, decoder_entries
 
 ON, OFF = (Phases(*[np.array(value)] * 3) for value in (True, False))
@@ -370,6 +372,40 @@ def test_adaptive_weight_costs_two_products_and_no_backward_pass():
     assert plain_loops == balanced_loops == 2
     products = 2 * (2 * batch * width * pixels)
     assert products < balanced - plain < 1.5 * products
+
+
+@pytest.mark.slow
+def test_on_a_mesh_the_adaptive_weight_is_that_of_the_whole_batch(upstream):
+    images = jnp.asarray(recipe.uniform("mesh", (8, 16, 16, 3)))
+    params = {"decoder": {"prediction": {"kernel": jnp.asarray(recipe.uniform("k", (3, 3)))}}}
+
+    def gradients(params, images, heads, vectors, frozen):
+        def adversarial(reconstructions):
+            disguised = augment(reconstructions, jax.random.key(1), probability=1.0, cutout=0.2)
+            return generator_loss(upstream.merged_judge(heads, vectors, frozen)(disguised))
+
+        return DecoderLoss(adversarial=0.75).gradients(
+            lambda params: images @ last_kernel(params),
+            params,
+            images,
+            ON,
+            last_kernel=last_kernel,
+            adversarial_loss=adversarial,
+        )
+
+    arrays = upstream.heads, upstream.vectors, upstream.frozen
+    answers = []
+    for count in (1, 8):
+        mesh = make_mesh(devices=jax.devices()[:count])
+        placed = jax.device_put(images, batch_sharding(mesh))
+        others = jax.device_put((params, arrays), replicated(mesh))
+        with jax.set_mesh(mesh):
+            answers.append(jax.jit(gradients)(others[0], placed, *others[1]))
+    (one, metrics), (eight, sharded) = answers
+    for name in metrics:
+        np.testing.assert_allclose(sharded[name], metrics[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(last_kernel(eight), last_kernel(one), rtol=0, atol=1e-4)
+    assert float(metrics["adaptive_weight"]) > 0
 
 
 # Inputs of the discriminator.
