@@ -1,4 +1,7 @@
-"""Loads the published weights of networks that training and scores judge images by."""
+"""Loads the published weights of networks that training and scores judge images by.
+
+The files of LPIPS are so old that PyTorch must write them anew, see `weights.torch_files`.
+"""
 
 import collections
 import math
@@ -35,6 +38,12 @@ _WHERE = {
         f"discs/{DINO_FILE}); DINO's other networks are at https://github.com/facebookresearch/dino"
     ),
 }
+_CONVERSION = (
+    "A file in the format of PyTorch before 1.6, as that of LPIPS is, must first be written anew "
+    "where PyTorch is installed: python -c \"import torch; torch.save(torch.load('OLD', "
+    "map_location='cpu', weights_only=True), 'NEW')\"; safetensors with the same entries are "
+    "read too"
+)
 _HEAD_DIM = 64
 _CHECKPOINT_ENTRY = "disc"
 
@@ -165,7 +174,4 @@ def _present(path: Path, name: str) -> pathlib.Path:
     path = pathlib.Path(path)
     if path.is_file():
         return path
-    raise FileNotFoundError(
-        f"no file {path}, which must be {name}: {_WHERE[name]}; it is read as it is, or as "
-        "safetensors with the same entries"
-    )
+    raise FileNotFoundError(f"no file {path}, which must be {name}: {_WHERE[name]}. {_CONVERSION}")
