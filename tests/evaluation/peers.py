@@ -273,19 +273,20 @@ def relative_difference(ours: float, theirs: float) -> float:
 def speed(weights: pathlib.Path, extract: Extractor, images: np.ndarray) -> dict[str, float]:
     """Images per second of both networks, from arrays in memory to features in memory."""
     network = fidelity_network(weights)
-    rates = {}
-    for name, job in (
-        ("rae_jax", lambda: extract(images)),
-        ("torch-fidelity", lambda: torch_features(network, images, extract.chunk)),
-    ):
+    jobs = {
+        "rae_jax": lambda: extract(images),
+        "torch-fidelity": lambda: torch_features(network, images, extract.chunk),
+    }
+    seconds = {name: [] for name in jobs}
+    for job in jobs.values():
         job()
-        seconds = []
-        for _ in range(3):
+    # In turns, so that what else the machine does falls on both.
+    for _ in range(4):
+        for name, job in jobs.items():
             start = time.perf_counter()
             job()
-            seconds.append(time.perf_counter() - start)
-        rates[name] = len(images) / min(seconds)
-    return rates
+            seconds[name].append(time.perf_counter() - start)
+    return {name: len(images) / min(times) for name, times in seconds.items()}
 
 
 def main(count: int = 256, side: int = 64) -> None:
