@@ -97,7 +97,18 @@ def test_the_documents_are_there():
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document",
+    [
+        # The README is what everybody starts with; the guides run whole programs at length.
+        pytest.param(
+            path,
+            id=str(path.relative_to(ROOT)),
+            marks=[] if path.name == "README.md" else pytest.mark.slow,
+        )
+        for path in DOCUMENTS
+    ],
+)
 def test_every_block_does_what_it_says(document, tmp_path):
     project = Project(tmp_path)
     for language, block in blocks(document):
