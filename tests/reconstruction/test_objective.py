@@ -41,6 +41,8 @@ from tests.comparison import load_case, nchw_to_nhwc, nhwc_to_nchw
 from tests.golden import recipe
 from tests.reconstruction.published import autoencoder, decoder_entries
 
+pytestmark = pytest.mark.slow  # Whole networks are compiled, some of them several times.
+
 ON, OFF = (Phases(*[np.array(value)] * 3) for value in (True, False))
 HEADS = HeadConfig(key_depths=(0, 1), kernel_size=3)
 

@@ -179,7 +179,7 @@ CONVERT, EXPORT, INSPECT = (f"tools/{name}.py" for name in PORTING)
         ((CONVERT, "--config.seed=1"), "--config is missing; pass one of: configs/"),
         ((CONVERT, "--config=absent.py"), "--config=absent.py does not exist: "),
         (
-            (CONVERT, "--kind=decoder", "--source=absent.pt", "--output=new", "--model=vit_b"),
+            (CONVERT, "--kind=decoder", "--source=absent.pt", "--output=ported", "--model=vit_b"),
             "no weight file at absent.pt",
         ),
         (

@@ -22,6 +22,8 @@ from rae_jax.training import evaluation, stage1, stage2
 from tests import pipeline
 from tests.evaluation.extractors import DIGITS, SIZE, digits, digits_extractor
 
+pytestmark = pytest.mark.slow  # Whole networks are compiled, some of them several times.
+
 COUNT = 20
 EXTRACTOR = dataclasses.replace(DIGITS, rows=2)
 TEST = DataConfig(source="digits", split="test", image_size=SIZE, crop="none")
