@@ -161,9 +161,13 @@ def require_sampling(config: schema.SamplingConfig, stage2: schema.Stage2Config)
 
     Raises:
         FileNotFoundError: The guide's run is missing.
-        ValueError: Guidance or shared backbone states ask for what the denoiser does not have, or
-            the guide is of other latents, classes or predictions.
+        ValueError: The integration is undefined for the run's path or prediction, guidance or
+            shared backbone states ask for what the denoiser does not have, or the guide is of
+            other latents, classes or predictions.
     """
+    # Latents of any shape will do: where a process is defined does not depend on the time shift.
+    unshifted = (1, 1, stage2.transport.time_shift_base)
+    sampler(flow_matching(stage2.transport, unshifted), unshifted, config.sampler, config.guidance)
     shared = config.sampler.backbone_every > 1 or config.sampler.backbone_steps
     if shared and stage2.denoiser.kind != "dit_dh":
         raise ValueError(

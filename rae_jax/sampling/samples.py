@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import SamplingConfig, as_dict
@@ -74,7 +75,9 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
             logging.info("%s is there already", path)
             _clean_up(path, config)
         return path
-    generate = _Batches(restore(config), config)
+    # Before anything large is loaded, because the devices may not be as many as the settings say.
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    generate = _Batches(restore(config), config, mesh)
     settings = _settings(config, generate.steps)  # Older steps, if the newest are damaged.
     folder = open_workdir(workdir, KIND, settings, *noted[2:])
     _make_missing(generate, config, labels, folder)
@@ -100,8 +103,8 @@ def _settings(config: SamplingConfig, steps: dict[str, int]) -> dict[str, object
 class _Batches:
     """Images of any samples, drawn by all devices together, each its part of the batch."""
 
-    def __init__(self, restored: Restored, config: SamplingConfig):
-        self.mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    def __init__(self, restored: Restored, config: SamplingConfig, mesh: Mesh):
+        self.mesh = mesh
         self.steps = restored.steps
         arguments = restored.weights, restored.frozen
         self._arguments = place(arguments, tree_shardings(arguments, self.mesh))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rae_jax.configuration.schema import GuidanceConfig, MeshConfig
+from rae_jax.configuration.schema import GuidanceConfig, MeshConfig, SamplerConfig
 from rae_jax.data.sources.image_folder import read_image
 from rae_jax.sampling import samples
 from rae_jax.sampling.labels import class_labels
@@ -18,6 +18,7 @@ from tests.sampling.trained import sampling, stage2_run
 
 GUIDED = GuidanceConfig(method="classifier_free", scale=3.0)
 EQUAL = class_labels("equal", 8, 10, seed=0)
+SBDM = SamplerConfig(mode="sde", diffusion_form="sbdm")
 SMALLER = {"backbone_hidden_size": 8, "head_hidden_size": 8}
 
 
@@ -268,12 +269,16 @@ def test_the_speed_is_told(trained, tmp_path, caplog):
         ({"checkpoint": "{runs}/none"}, FileNotFoundError, "no folder .*none"),
         ({"checkpoint": "{runs}/stage1"}, ValueError, "must hold a run of stage2, it holds"),
         ({"labels": "7-10"}, ValueError, "below the model's 10 classes, got 10$"),
+        ({"sampler": SBDM}, ValueError, "'sbdm' .* is negative or infinite on LinearPath"),
+        ({"mesh": MeshConfig(data=3)}, ValueError, "number of devices, 8, got data=3"),
     ],
 )
-def test_wrong_settings_are_refused_before_the_folder_is_made(
-    runs, trained, tmp_path, changes, error, message
+def test_wrong_settings_are_refused_before_anything_large_is_loaded(
+    runs, trained, tmp_path, monkeypatch, changes, error, message
 ):
-    changes = {name: value.format(runs=runs) for name, value in changes.items()}
+    monkeypatch.setattr(samples, "restore", None)
+    if "checkpoint" in changes:
+        changes = {"checkpoint": changes["checkpoint"].format(runs=runs)}
     with pytest.raises(error, match=message):
         make_samples(sampling(trained, **changes), tmp_path / "new")
     assert not (tmp_path / "new").exists()
