@@ -5,12 +5,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.layers.functional import freeze
 from rae_jax.models.autoencoders.latent_normalization import Normalization
+from rae_jax.models.autoencoders.slicing import in_slices, require_slice_size
 from rae_jax.models.decoders.vit_decoder import ViTDecoder
 from rae_jax.models.encoders.base import Encoder
 from rae_jax.ops.images import denormalize, normalize, resize_bicubic
@@ -37,8 +37,7 @@ class RAEOptions:
 
     def __post_init__(self) -> None:
         """Rejects a slice of no images."""
-        if self.slice_size is not None and self.slice_size < 1:
-            raise ValueError(f"slice_size must be at least 1, got {self.slice_size}")
+        require_slice_size(self.slice_size)
 
 
 class AutoencoderRAE(nnx.Module):
@@ -137,7 +136,7 @@ class AutoencoderRAE(nnx.Module):
         Returns:
             float32, not normalised by the latent statistics.
         """
-        return self._sliced(self._features, images)
+        return in_slices(self._features, images, self.options.slice_size)
 
     def encode(
         self, images: Float[Array, "B H W 3"], key: Key[Array, ""] | None = None
@@ -174,8 +173,8 @@ class AutoencoderRAE(nnx.Module):
         Raises:
             ValueError: The autoencoder has no decoder.
         """
-        pixels = self._sliced(self._decoder(), features).astype(jnp.float32)
-        return denormalize(pixels, self.image_mean, self.image_std)
+        pixels = in_slices(self._decoder(), features, self.options.slice_size)
+        return denormalize(pixels.astype(jnp.float32), self.image_mean, self.image_std)
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """(h, w, C) of the latents: the same for every image size, as images are resized."""
@@ -203,17 +202,3 @@ class AutoencoderRAE(nnx.Module):
         if images.shape[1:3] != (side, side):
             images = resize_bicubic(images, side, side)
         return self.encoder(normalize(images, self.image_mean, self.image_std))
-
-    def _sliced(self, function: Callable[[Array], Array], values: Array) -> Array:
-        """`function` of a batch, a slice of it at a time."""
-        size, count = self.options.slice_size, values.shape[0]
-        if size is None or count <= size:
-            return function(values)
-        whole = count // size * size
-        # Rows far apart share a slice, so that a batch cut over devices stays cut in each.
-        slices = values[:whole].reshape(size, -1, *values.shape[1:]).swapaxes(0, 1)
-        results = jax.lax.map(function, slices).swapaxes(0, 1)
-        results = results.reshape(whole, *results.shape[2:])
-        if whole == count:
-            return results
-        return jnp.concatenate([results, function(values[whole:])])
