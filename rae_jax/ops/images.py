@@ -33,6 +33,11 @@ def to_signed(images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch H W 
     return 2 * images - 1
 
 
+def from_signed(pixels: Float[Array, "*batch H W C"]) -> Float[Array, "*batch H W C"]:
+    """Inverse of `to_signed`."""
+    return (pixels + 1) / 2
+
+
 def _per_channel(values: Sequence[float], images: Array) -> Array:
     channels = images.shape[-1]
     if len(values) != channels:
