@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import jax
 from flax import nnx
@@ -17,7 +17,10 @@ from rae_jax.models.compute import Compute
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.typing import DTypeLike
 from rae_jax.weights import autoencoders, readers
+from rae_jax.weights.families import FAMILIES, AnyAutoencoder, family_of, load_folder
 from rae_jax.weights.tables.vit_layers import Style
+
+A = TypeVar("A", bound=AnyAutoencoder)
 
 _PUBLISHED_ONLY = ("decoder", "encoder_input_size", "num_heads")
 _TRAINED_ONLY = ("weights",)
@@ -33,13 +36,13 @@ def load_autoencoder(
     unroll: int = 1,
     remat: str = "none",
     **source: Any,
-) -> AutoencoderRAE:
+) -> AnyAutoencoder:
     """A published or a trained autoencoder.
 
     Args:
         name: One of three. A folder or hub repository that diffusers wrote
-            ("nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08"). The work folder of a stage-1 run. With
-            `decoder=`, an encoder's folder or hub repository.
+            ("nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08"), of any class in `FAMILIES`. The work
+            folder of a stage-1 run. With `decoder=`, an encoder's folder or hub repository.
         dtype: Compute dtype; parameters are float32.
         mesh: Arrays go to their shards on it, straight from published files.
         revision: Branch, tag or commit on the hub.
@@ -78,20 +81,65 @@ def load_autoencoder(
         raise FileNotFoundError(
             f"{found} holds no config.json, so it is neither an autoencoder of diffusers nor a run"
         )
-    return _on(mesh, autoencoders.load_diffusers(found, loading))
+    return _on(mesh, load_folder(found, loading))
+
+
+def load_single_file(
+    class_name: str,
+    path: str | os.PathLike[str],
+    config: Any = None,
+    *,
+    dtype: DTypeLike = "float32",
+    mesh: Mesh | None = None,
+    slice_size: int | None = None,
+    unroll: int = 1,
+    remat: str = "none",
+) -> AnyAutoencoder:
+    """The autoencoder in one file, in the layout of its original release.
+
+    Args:
+        class_name: Key of `FAMILIES`.
+        path: The file.
+        config: Options, or where they are; None concludes them from the entries, as far as they
+            tell.
+        dtype: See `load_autoencoder`, as for all that follow.
+        mesh: See there.
+        slice_size: See there.
+        unroll: See there.
+        remat: See there.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The class has no such files, or options and entries do not fit together.
+    """
+    load = FAMILIES[class_name].load_single_file
+    if load is None:
+        raise ValueError(f"there are no single files of {class_name}")
+    loading = autoencoders.Loading(Compute(dtype, unroll, remat), slice_size, mesh)
+    return _on(mesh, load(path, config, loading))
 
 
 def save_autoencoder(
-    folder: str | os.PathLike[str], autoencoder: AutoencoderRAE, *, style: str | None = None
+    folder: str | os.PathLike[str], autoencoder: AnyAutoencoder, *, style: str | None = None
 ) -> None:
-    """Writes the folder of diffusers; see `weights.autoencoders.save_diffusers`.
+    """Writes the folder of diffusers; see `save_diffusers` of the autoencoder's family.
+
+    Args:
+        folder: Made if need be.
+        autoencoder: Of any class in `FAMILIES`.
+        style: Of a RAE alone, see `weights.autoencoders.save_diffusers`.
 
     Raises:
         ValueError: An unknown style, or diffusers cannot express the autoencoder.
     """
-    if style is not None and style not in get_args(Style):
+    if style is None:
+        family_of(autoencoder).save(folder, autoencoder)
+        return
+    if style not in get_args(Style):
         raise ValueError(f"style must be one of {get_args(Style)}, got {style!r}")
-    autoencoders.save_diffusers(folder, autoencoder, style=cast(Style | None, style))
+    if not isinstance(autoencoder, AutoencoderRAE):
+        raise ValueError(f"style is of the encoders of a RAE, got {type(autoencoder).__name__}")
+    autoencoders.save_diffusers(folder, autoencoder, style=cast(Style, style))
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -123,7 +171,7 @@ def _trained(
     return autoencoder
 
 
-def _on(mesh: Mesh | None, autoencoder: AutoencoderRAE) -> AutoencoderRAE:
+def _on(mesh: Mesh | None, autoencoder: A) -> A:
     """The autoencoder with all its arrays on the mesh, those that no file holds too."""
     if mesh is not None:
         state = nnx.state(autoencoder)

@@ -13,8 +13,9 @@ from rae_jax.porting import workdirs
 from rae_jax.porting.models import STAGES
 from rae_jax.pretrained import is_run, load_autoencoder, save_autoencoder
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
-from rae_jax.weights import autoencoders, checkpoints, convert, writers
+from rae_jax.weights import checkpoints, convert, writers
 from rae_jax.weights.convert import Tensors, WeightError
+from rae_jax.weights.families import family_of
 from rae_jax.weights.pretrained import load_encoder, save_encoder
 from rae_jax.weights.readers import SafetensorFile
 from rae_jax.weights.registry import AUTOENCODER, KINDS, NAMES, STATISTICS, Statistics
@@ -102,8 +103,8 @@ def _autoencoder(source: str, output: str, weights: str, statistics: str, verify
     with new_folder(output) as partial:
         save_autoencoder(partial, module)
         if verify:
-            _, written = autoencoders.to_diffusers(module)
-            _, again = autoencoders.to_diffusers(load_autoencoder(str(partial)))
+            _, written = family_of(module).export(module)
+            _, again = family_of(module).export(load_autoencoder(str(partial)))
             _require_same(again, written, output)
 
 

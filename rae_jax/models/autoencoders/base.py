@@ -1,8 +1,11 @@
 """What stage 2 needs of an autoencoder."""
 
-from typing import Protocol, runtime_checkable
+import os
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rae_jax.typing import Array, Float, Key
+
+A = TypeVar("A")
 
 
 @runtime_checkable
@@ -26,3 +29,14 @@ class Autoencoder(Protocol):
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """(h, w, C) of the latents of square images."""
         ...
+
+
+def require_class(wanted: type[A], loaded: Any, name: str | os.PathLike[str]) -> A:
+    """What was loaded from `name`.
+
+    Raises:
+        ValueError: It is of another class.
+    """
+    if not isinstance(loaded, wanted):
+        raise ValueError(f"{name} holds {type(loaded).__name__}, not {wanted.__name__}")
+    return loaded

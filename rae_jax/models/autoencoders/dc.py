@@ -17,7 +17,15 @@ from rae_jax.layers.dc_blocks import (
     convolution,
 )
 from rae_jax.layers.stack import scan_layers, stack_layers
-from rae_jax.models.autoencoders.dc_config import INTERPOLATE, RESIDUAL, UNSHUFFLE, DCConfig, Stage
+from rae_jax.models.autoencoders.base import require_class
+from rae_jax.models.autoencoders.dc_config import (
+    CLASS_NAME,
+    INTERPOLATE,
+    RESIDUAL,
+    UNSHUFFLE,
+    DCConfig,
+    Stage,
+)
 from rae_jax.models.autoencoders.slicing import in_slices, require_slice_size
 from rae_jax.ops.images import from_signed, to_signed
 from rae_jax.ops.space_depth import average_channels, repeat_channels
@@ -229,10 +237,28 @@ class AutoencoderDC(nnx.Module):
         # The one import upwards: here is where users look for it.
         from rae_jax.pretrained import load_autoencoder
 
-        loaded = load_autoencoder(name, **options)
-        if not isinstance(loaded, cls):
-            raise ValueError(f"{name} holds an {type(loaded).__name__}, not an {cls.__name__}")
-        return loaded
+        return require_class(cls, load_autoencoder(name, **options), name)
+
+    @classmethod
+    def from_single_file(
+        cls, path: str | os.PathLike[str], config: Any = None, **options: Any
+    ) -> "AutoencoderDC":
+        """Loads a file of the original release.
+
+        Args:
+            path: `model.safetensors` of a release, or the weight file of diffusers.
+            config: A `DCConfig`, the contents of a `config.json`, its path, a folder or hub
+                repository with one, or the name of a release ("dc-ae-f32c32-in-1.0"). None
+                assumes the release with such entries; the "in" and "mix" releases share theirs
+                and differ in the scaling factor, so then "mix" is assumed with a warning.
+            **options: `dtype`, `mesh`, `slice_size`, `unroll`, `remat`.
+
+        Raises:
+            ValueError: No release has such entries, or the options do not fit them.
+        """
+        from rae_jax.pretrained import load_single_file
+
+        return require_class(cls, load_single_file(CLASS_NAME, path, config, **options), path)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder that diffusers' `AutoencoderDC.from_pretrained` reads.

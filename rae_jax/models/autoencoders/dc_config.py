@@ -269,3 +269,47 @@ def _require_type(name: str, value: Any, default: Any) -> None:
 
 def _is_whole_numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(type(number) is int for number in value)
+
+
+def _imagenet(latent_channels: int, further_stages: int, scaling_factor: float) -> DCConfig:
+    """The sizes that "in" and "mix" share: trained on ImageNet, and on a mixture of data."""
+    transformers = 3 + further_stages
+    widths = (128, 256, 512, 512, 1024, 1024, 2048, 2048)[: 3 + transformers]
+    types = (RESIDUAL,) * 3 + (EFFICIENT_VIT,) * transformers
+    return DCConfig(
+        latent_channels=latent_channels,
+        encoder_block_types=types,
+        decoder_block_types=types,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=(0, 4, 8, *(2,) * transformers),
+        decoder_layers_per_block=(0, 5, 10, *(2,) * transformers),
+        encoder_qkv_multiscales=((),) * len(widths),
+        decoder_qkv_multiscales=((),) * len(widths),
+        decoder_norm_types=("batch_norm",) * 3 + ("rms_norm",) * transformers,
+        decoder_act_fns=("relu",) * 3 + ("silu",) * transformers,
+        scaling_factor=scaling_factor,
+    )
+
+
+_SANA_TYPES = (RESIDUAL,) * 3 + (EFFICIENT_VIT,) * 3
+
+RELEASED: Mapping[str, DCConfig] = {
+    "dc-ae-f32c32-sana-1.0": DCConfig(
+        encoder_block_types=_SANA_TYPES,
+        decoder_block_types=_SANA_TYPES,
+        upsample_block_type=INTERPOLATE,
+        downsample_block_type="conv",
+        scaling_factor=0.41407,
+    ),
+    "dc-ae-f32c32-in-1.0": _imagenet(32, 0, 0.3189),
+    "dc-ae-f32c32-mix-1.0": _imagenet(32, 0, 0.4552),
+    "dc-ae-f64c128-in-1.0": _imagenet(128, 1, 0.2889),
+    "dc-ae-f64c128-mix-1.0": _imagenet(128, 1, 0.4538),
+    "dc-ae-f128c512-in-1.0": _imagenet(512, 2, 0.4883),
+    "dc-ae-f128c512-mix-1.0": _imagenet(512, 2, 0.362),
+}
+"""Options of the published autoencoders, by the name of their release.
+
+The files of "in" and "mix" have the same entries, and latents of different size.
+"""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rae_jax.layers.functional import freeze
+from rae_jax.models.autoencoders.base import require_class
 from rae_jax.models.autoencoders.latent_normalization import Normalization
 from rae_jax.models.autoencoders.slicing import in_slices, require_slice_size
 from rae_jax.models.decoders.vit_decoder import ViTDecoder
@@ -102,11 +103,14 @@ class AutoencoderRAE(nnx.Module):
             name: Folder or hub repository that diffusers wrote, work folder of a stage-1 run, or,
                 with `decoder=` a file of the RAE collections, an encoder's folder or repository.
             **options: `dtype`, `mesh`, `revision`, and those of the chosen kind of source.
+
+        Raises:
+            ValueError: It holds an autoencoder of another class.
         """
         # The one import upwards: here is where users look for it.
         from rae_jax.pretrained import load_autoencoder
 
-        return load_autoencoder(name, **options)
+        return require_class(cls, load_autoencoder(name, **options), name)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, style: str | None = None) -> None:
         """Writes a folder that diffusers' `AutoencoderRAE.from_pretrained` reads.
