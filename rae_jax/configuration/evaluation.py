@@ -15,6 +15,15 @@ def require_some(section: Section, name: str, legal: tuple[str, ...]) -> None:
     section.require(name, bool(values) and set(values) <= set(legal), f"be some of {legal}")
 
 
+def require_no_chance(data: DataConfig, because: str) -> None:
+    """Raises ConfigError if images are cropped or mirrored at random."""
+    if data.crop == "random" or data.horizontal_flip:
+        raise ConfigError(
+            "data.crop must be 'center' or 'none' and data.horizontal_flip False, because "
+            f"{because}, got {data.crop!r} and {data.horizontal_flip}"
+        )
+
+
 GENERATION_METRICS = ("fid", "sfid", "inception_score", "precision_recall", "kid")
 """What generated images can be scored by."""
 
@@ -72,12 +81,7 @@ class ImagesConfig(Section):
     def __post_init__(self) -> None:
         """See base."""
         super().__post_init__()
-        if self.data.crop == "random" or self.data.horizontal_flip:
-            raise ConfigError(
-                "data.crop must be 'center' or 'none' and data.horizontal_flip False, because "
-                "scores may not depend on chance, got "
-                f"{self.data.crop!r} and {self.data.horizontal_flip}"
-            )
+        require_no_chance(self.data, "scores may not depend on chance")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -91,23 +91,28 @@ class DataConfig(Section):
     """Images and their preparation.
 
     Attributes:
-        source: "image_folder": a folder of images, one sub-folder per class. "digits": the
-            handwritten digits that ship with scikit-learn.
-        path: The image folder.
-        split: "train" or "test" of the digits; for an image folder the sub-folder of `path` that
-            holds the classes, "" for `path` itself.
+        source: "image_folder": a folder of images, one sub-folder per class. "array_record": a folder
+            that `tools/prepare_dataset.py` packed. "tfds": a prepared TensorFlow data set. "digits":
+            the handwritten digits that ship with scikit-learn.
+        path: The folder; for "tfds" that of a version, or the data set's name.
+        split: "train" or "test" of the digits; for folders the sub-folder of `path` that holds the
+            classes or shards, "" for `path` itself; for "tfds" such as "train" or "train[:90%]".
         image_size: Side of the square images that come out.
         crop: "random": shorter side to `resize_size`, then a random square. "center": the largest
             square in the middle, resized. "none": images must already have `image_size`.
         resize_size: See `crop`; used by "random" only.
         horizontal_flip: Mirror every other image, at random.
         num_threads: Threads that read and prepare batches; 0 does it in the calling thread.
+        num_workers: Processes that prepare batches, each with so many threads; 0 for none. They
+            are worth it only where threads wait for Python, on machines of many cores.
+        max_unreadable: So many images that cannot be read are passed over in training, each of
+            them by the next one that can; one more ends the run.
     """
 
     positive = ("image_size", "resize_size")
-    not_negative = ("num_threads",)
+    not_negative = ("num_threads", "num_workers", "max_unreadable")
 
-    source: Literal["image_folder", "digits"] = "image_folder"
+    source: Literal["image_folder", "array_record", "tfds", "digits"] = "image_folder"
     path: str = ""
     split: str = "train"
     image_size: int = 256
@@ -115,6 +120,8 @@ class DataConfig(Section):
     resize_size: int = 384
     horizontal_flip: bool = False
     num_threads: int = 2
+    num_workers: int = 0
+    max_unreadable: int = 0
 
     def __post_init__(self) -> None:
         """See base."""
@@ -173,7 +180,17 @@ class ScheduleConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig(Section):
-    """What a training loop does every so often, and where metrics go."""
+    """What a training loop does every so often, and where metrics go.
+
+    Attributes:
+        log_every: Between two lines of metrics.
+        checkpoint_every: Between two checkpoints.
+        keep_checkpoints: How many of the latest stay.
+        preview_every: Between two pictures.
+        writers: Where metrics go: some of "jsonl", "tensorboard" and "wandb".
+        non_finite: What happens if a loss or gradient is NaN or infinite: "stop" ends the run and
+            names the step; "skip" leaves all weights as they were, counts the step and goes on.
+    """
 
     positive = ("keep_checkpoints",)
     durations = ("log_every", "checkpoint_every", "preview_every")
@@ -183,6 +200,7 @@ class LoopConfig(Section):
     keep_checkpoints: int = 2
     preview_every: str = "1 epochs"
     writers: tuple[str, ...] = ("jsonl", "tensorboard")
+    non_finite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         """See base."""
@@ -225,12 +243,3 @@ class TransformerConfig(Section):
         """See base."""
         super().__post_init__()
         self.require_multiple("hidden_size", "num_heads")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig(Section):
-    """Weights of the reconstruction losses."""
-
-    positive = ("l1",)
-
-    l1: float = 1.0

@@ -26,6 +26,7 @@ from rae_jax.configuration.evaluation import (
     ReferenceStatisticsConfig,
     Stage1EvaluationConfig,
     Stage2EvaluationConfig,
+    require_no_chance,
     require_some,
 )
 from rae_jax.configuration.labels import parse_labels
@@ -35,11 +36,16 @@ from rae_jax.configuration.parts import (
     DecoderConfig,
     EncoderConfig,
     LoopConfig,
-    LossConfig,
     MeshConfig,
     OptimizerConfig,
     ScheduleConfig,
     TransformerConfig,
+)
+from rae_jax.configuration.reconstruction import (
+    DiscriminatorConfig,
+    GANConfig,
+    LossConfig,
+    LPIPSConfig,
 )
 from rae_jax.configuration.section import Section, as_dict, parse
 
@@ -51,11 +57,14 @@ __all__ = [
     "DemoConfig",
     "DenoiserConfig",
     "DiTDHConfig",
+    "DiscriminatorConfig",
     "EncoderConfig",
     "ExtractorConfig",
+    "GANConfig",
     "GenerationEvaluationConfig",
     "GuidanceConfig",
     "ImagesConfig",
+    "LPIPSConfig",
     "LightningDiTConfig",
     "LoopConfig",
     "LossConfig",
@@ -115,7 +124,14 @@ class Stage1Config(Seeded):
         optimizer: Step sizes.
         schedule: Learning rate over time.
         ema_decay: Of the averaged weights, per step.
-        loss: Weights of the losses.
+        gradient_accumulation: Parts that a batch is worked off in, one after the other, to save
+            memory; gradients are those of the whole batch.
+        init_from: What the decoder's weights come from in the first step: the work folder of a
+            stage-1 run or of a converted decoder, an autoencoder that diffusers wrote (folder or
+            hub repository), or a decoder's file of the RAE release; "" draws new ones.
+        loss: Weights of the losses that compare images and features directly.
+        lpips: The perceptual loss.
+        gan: The adversarial loss and its discriminator.
         loop: Logging, checkpoints, previews.
         evaluation: Scores of held-out images in training.
         mesh: Layout of devices.
@@ -124,7 +140,7 @@ class Stage1Config(Seeded):
         remat: What the backward pass recomputes.
     """
 
-    positive = ("global_batch_size", "unroll")
+    positive = ("global_batch_size", "gradient_accumulation", "unroll")
     fractions = ("ema_decay",)
     durations = ("duration",)
 
@@ -135,7 +151,11 @@ class Stage1Config(Seeded):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema_decay: float = 0.9978
+    gradient_accumulation: int = 1
+    init_from: str = ""
     loss: LossConfig = LossConfig()
+    lpips: LPIPSConfig = LPIPSConfig()
+    gan: GANConfig = GANConfig()
     loop: LoopConfig = LoopConfig()
     evaluation: Stage1EvaluationConfig = Stage1EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
@@ -147,6 +167,7 @@ class Stage1Config(Seeded):
         """See base."""
         super().__post_init__()
         self.autoencoder.require_untrained()
+        self.require_multiple("global_batch_size", "gradient_accumulation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,19 +282,43 @@ class SamplingConfig(Seeded):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StatisticsConfig(Section):
-    """Mean and variance of the latents of a set of images."""
+    """Mean and variance of the latents of a set of images.
 
-    positive = ("batch_size",)
+    Attributes:
+        autoencoder: Its encoder gives the features.
+        data: The images, every one once.
+        batch_size: Images at a time on each device, whose moments are taken in float32; all else
+            is float64. Only rounding depends on it, unless there is a momentum.
+        dtype: Of the encoder's computation.
+        momentum: 0 for exact statistics. Above, the rule of the RAE release, an average over the
+            last batches, each with this weight (there 0.1).
+        momentum_ranks: With momentum, how many averages are taken, each over every so many-th
+            batch, and joined in the end: as many as the original had GPUs.
+        save_seconds: How often what is done is saved. A job that is killed loses no more.
+        reference: File of statistics, npz or `stat.pt` of the RAE release, to compare with; "" for
+            none.
+    """
+
+    positive = ("batch_size", "momentum_ranks")
+    fractions = ("momentum",)
+    not_negative = ("save_seconds",)
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     data: DataConfig = DataConfig(crop="center")
     batch_size: int = 256
     dtype: DType = "float32"
+    momentum: float = 0.0
+    momentum_ranks: int = 1
+    save_seconds: float = 60.0
+    reference: str = ""
 
     def __post_init__(self) -> None:
         """See base."""
         super().__post_init__()
         self.autoencoder.require_untrained()
+        require_no_chance(self.data, "statistics are of every image once")
+        if not self.momentum:
+            self.require_defaults(("momentum_ranks",), "without momentum; set momentum=0.1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,24 +52,24 @@ class FlowMatching:
         predict: Predict,
         clean_latents: Float[Array, "B h w C"],
         key: Key[Array, ""],
-        first_index: int | Int[Array, ""] = 0,
+        index: Int[Array, " B"] | None = None,
     ) -> Float[Array, " B"]:
         """Loss of every sample at a random time.
 
         Args:
             predict: The denoiser with its conditions.
             clean_latents: What the path starts from.
-            key: Times and noise of sample n depend on the key and on `first_index` + n alone.
-            first_index: Index of the first sample, for a batch that is worked off in parts.
+            key: Times and noise of a sample depend on the key and on its index alone.
+            index: Of the samples, for a part of a batch; unless given, 0, 1, ...
         """
-        t, noise = self.draw(clean_latents, key, first_index)
+        t, noise = self.draw(clean_latents, key, index)
         return self.loss_at(predict, clean_latents, noise, t)
 
     def draw(
         self,
         clean_latents: Float[Array, "B h w C"],
         key: Key[Array, ""],
-        first_index: int | Int[Array, ""] = 0,
+        index: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, " B"], Float[Array, "B h w C"]]:
         """Times and noise, float32, as `loss` draws them."""
 
@@ -78,7 +78,8 @@ class FlowMatching:
             noise = jax.random.normal(noise_key, clean_latents.shape[1:], jnp.float32)
             return jax.random.uniform(time_key, (), jnp.float32), noise
 
-        draws, noise = jax.vmap(one)(first_index + jnp.arange(clean_latents.shape[0]))
+        index = jnp.arange(len(clean_latents)) if index is None else index
+        draws, noise = jax.vmap(one)(index)
         ends = training_interval(self.path, self.prediction)
         return self.times.quantile(draws, ends), noise
 

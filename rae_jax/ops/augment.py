@@ -6,7 +6,7 @@ A discriminator that sees real and made images only in disguise cannot learn the
 import jax
 import jax.numpy as jnp
 
-from rae_jax.typing import Array, Float, Key
+from rae_jax.typing import Array, Float, Int, Key
 
 NUM_CHOICES = 3
 """Decisions per batch: translation, colour, cutout."""
@@ -24,14 +24,16 @@ def augment(
     *,
     probability: float,
     cutout: float = 0.0,
+    index: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B H W C"]:
     """Translation, colour and cutout, each applied to the whole batch or not at all.
 
     Args:
         images: In [-1, 1]; what colour makes of them is not clipped.
-        key: Source of all decisions and draws; those of image n depend on n, not on the batch.
+        key: Source of all decisions and draws; those of an image depend on its index.
         probability: Of each of the three.
         cutout: Sides of the rectangle that is blanked, as a share of the image's; 0 blanks none.
+        index: Of the images, for a part of a batch; unless given, 0, 1, ...
 
     Raises:
         ValueError: A share or probability is not in [0, 1].
@@ -43,7 +45,8 @@ def augment(
         return images
     choice_key, draw_key = jax.random.split(key)
     choices = jax.random.uniform(choice_key, (NUM_CHOICES,))
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(draw_key, jnp.arange(len(images)))
+    index = jnp.arange(len(images)) if index is None else index
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(draw_key, index)
     draws = jax.vmap(lambda image_key: jax.random.uniform(image_key, (NUM_DRAWS,)))(keys)
     return apply_augmentation(images, choices, draws.T, probability=probability, cutout=cutout)
 

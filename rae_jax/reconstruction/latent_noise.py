@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from rae_jax.typing import Array, Float, Key
+from rae_jax.typing import Array, Float, Int, Key
 
 
 def apply_latent_noise(
@@ -15,15 +15,19 @@ def apply_latent_noise(
 
 
 def add_latent_noise(
-    features: Float[Array, "B h w C"], key: Key[Array, ""], noise_tau: float
+    features: Float[Array, "B h w C"],
+    key: Key[Array, ""],
+    noise_tau: float,
+    index: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B h w C"]:
     """Adds normal noise of a random strength (RAE, arXiv:2510.11690, section on noisy decoding).
 
     Args:
         features: Before the normalisation by latent statistics.
-        key: Source of strengths and noise; the noise of sample n depends on n, not on the batch
-            size.
+        key: Source of strengths and noise; the noise of a sample depends on its index, not on the
+            batch size.
         noise_tau: The strength of each sample is uniform in [0, noise_tau).
+        index: Of the samples, for a part of a batch; unless given, 0, 1, ...
 
     Raises:
         ValueError: If `noise_tau` is negative.
@@ -36,7 +40,7 @@ def add_latent_noise(
         sigma = noise_tau * jax.random.uniform(sigma_key, dtype=features.dtype)
         return sigma, jax.random.normal(noise_key, features.shape[1:], features.dtype)
 
-    index = jax.numpy.arange(features.shape[0])
+    index = jax.numpy.arange(len(features)) if index is None else index
     sample_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
     return apply_latent_noise(features, *jax.vmap(draw)(sample_keys))
 

@@ -6,7 +6,7 @@ is off is not computed.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ ImageLoss = Callable[[Array], Array]
 """Reconstructions, nominally in [0, 1] and not clipped -> mean loss."""
 
 Metrics = dict[str, Array]
+
+T = TypeVar("T")
 
 
 @struct.dataclass
@@ -118,6 +120,78 @@ class DecoderLoss:
             ValueError: A term with a factor has no function.
         """
         reconstructions, pullback = jax.vjp(reconstruct, params)
+        terms = self._terms(reconstructions, images, phases, perceptual_loss, feature_loss)
+        loss, gradient, metrics = terms
+        if self.adversarial:
+            value, slope = self._adversarial(reconstructions, phases, adversarial_loss)
+            ours, theirs = (last_kernel(pullback(g)[0]) for g in (gradient, slope))
+            factor, more = self._factor(ours, theirs, phases)
+            loss, gradient = loss + factor * value, gradient + factor * slope
+            metrics |= {"adversarial": value, **more}
+        return pullback(gradient)[0], {"loss": loss, **metrics}
+
+    def separate_gradients(
+        self,
+        reconstruct: Callable[[Tree], Array],
+        params: Tree,
+        images: Float[Array, "B H W 3"],
+        phases: Phases,
+        *,
+        perceptual_loss: ImageLoss | None = None,
+        feature_loss: ImageLoss | None = None,
+        adversarial_loss: ImageLoss | None = None,
+    ) -> tuple[tuple[Tree, Tree], Metrics]:
+        """Gradients of one part of a batch, to be averaged over the parts and given to `joined`.
+
+        The adaptive weight is known only after the last part, so the backward pass through the
+        decoder runs twice in the adversarial phase: once for each side of the weight.
+
+        Returns:
+            Gradients by `params` of the adversarial loss and of the sum of all others (empty if
+            the factor of the former is zero), and metrics: "loss", without the adversarial term,
+            and every term before its factor.
+        """
+        reconstructions, pullback = jax.vjp(reconstruct, params)
+        terms = self._terms(reconstructions, images, phases, perceptual_loss, feature_loss)
+        loss, gradient, metrics = terms
+        ours, theirs = pullback(gradient)[0], {}
+        if self.adversarial:
+            value, slope = self._adversarial(reconstructions, phases, adversarial_loss)
+            theirs = cond(
+                phases.adversarial,
+                lambda slope: pullback(slope)[0],
+                lambda slope: jax.tree.map(jnp.zeros_like, params),
+                slope,
+            )
+            metrics |= {"adversarial": value}
+        return (theirs, ours), {"loss": loss, **metrics}
+
+    def joined(
+        self,
+        gradients: tuple[Tree, Tree],
+        metrics: Metrics,
+        phases: Phases,
+        *,
+        last_kernel: Callable[[Tree], Array],
+    ) -> tuple[Tree, Metrics]:
+        """What `gradients` gives for a whole batch, of the means of `separate_gradients`."""
+        theirs, ours = gradients
+        if not self.adversarial:
+            return ours, metrics
+        factor, more = self._factor(last_kernel(ours), last_kernel(theirs), phases)
+        loss = metrics["loss"] + factor * metrics["adversarial"]
+        total = jax.tree.map(lambda mine, other: mine + factor * other, ours, theirs)
+        return total, {**metrics, "loss": loss, **more}
+
+    def _terms(
+        self,
+        reconstructions: Array,
+        images: Array,
+        phases: Phases,
+        perceptual_loss: ImageLoss | None,
+        feature_loss: ImageLoss | None,
+    ) -> tuple[Array, Array, Metrics]:
+        """Weighted sum of all but the adversarial loss, its gradient by the images, every term."""
         l1, gradient = jax.value_and_grad(l1_loss)(reconstructions, images)
         loss, gradient, metrics = self.l1 * l1, self.l1 * gradient, {"l1": l1}
         for name, factor, term, is_on in (
@@ -128,21 +202,22 @@ class DecoderLoss:
                 value, slope = _when(is_on, _required(name, term), reconstructions)
                 loss, gradient = loss + factor * value, gradient + factor * slope
                 metrics[name] = value
-        if self.adversarial:
-            term = _required("adversarial", adversarial_loss)
-            value, slope = _when(phases.adversarial, term, reconstructions)
-            ours, theirs = (last_kernel(pullback(g)[0]) for g in (gradient, slope))
-            weight = adaptive_weight(ours, theirs, largest=self.largest_adaptive_weight)
-            weight = jnp.where(phases.adversarial, weight, 0.0)
-            loss = loss + self.adversarial * weight * value
-            gradient = gradient + self.adversarial * weight * slope
-            metrics |= {
-                "adversarial": value,
-                "adaptive_weight": weight,
-                "last_layer_reconstruction": norm(ours),
-                "last_layer_adversarial": norm(theirs),
-            }
-        return pullback(gradient)[0], {"loss": loss, **metrics}
+        return loss, gradient, metrics
+
+    def _adversarial(
+        self, reconstructions: Array, phases: Phases, loss: ImageLoss | None
+    ) -> tuple[Array, Array]:
+        return _when(phases.adversarial, _required("adversarial", loss), reconstructions)
+
+    def _factor(self, ours: Array, theirs: Array, phases: Phases) -> tuple[Array, Metrics]:
+        """Factor of the adversarial loss, of both gradients by the last kernel."""
+        weight = adaptive_weight(ours, theirs, largest=self.largest_adaptive_weight)
+        weight = jnp.where(phases.adversarial, weight, 0.0)
+        return self.adversarial * weight, {
+            "adaptive_weight": weight,
+            "last_layer_reconstruction": norm(ours),
+            "last_layer_adversarial": norm(theirs),
+        }
 
 
 def _required(name: str, term: ImageLoss | None) -> ImageLoss:
@@ -157,7 +232,14 @@ def _when(is_on: Any, loss: ImageLoss, images: Array) -> tuple[Array, Array]:
     def zeros(images: Array) -> tuple[Array, Array]:
         return jnp.zeros((), images.dtype), jnp.zeros_like(images)
 
-    return jax.lax.cond(is_on, jax.value_and_grad(loss), zeros, images)
+    return cond(is_on, jax.value_and_grad(loss), zeros, images)
+
+
+def cond(is_on: Any, when_on: Callable[..., T], when_off: Callable[..., T], *operands: Any) -> T:
+    """`jax.lax.cond`, which leaves no trace of the other branch where `is_on` is a plain bool."""
+    if isinstance(is_on, bool):
+        return (when_on if is_on else when_off)(*operands)
+    return jax.lax.cond(is_on, when_on, when_off, *operands)
 
 
 def discriminator_inputs(

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from rae_jax.checkpointing.manager import CheckpointManager
+from rae_jax.monitoring.operations import utilization
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.monitoring.timing import Throughput
 from rae_jax.monitoring.writers import Writer
@@ -39,9 +40,25 @@ class Hook(Protocol):
 class LogMetrics:
     """Writes the metrics of every `every`-th step, with the speed since the last time."""
 
-    def __init__(self, every: int, writers: Sequence[Writer], images_per_step: int):
+    def __init__(
+        self,
+        every: int,
+        writers: Sequence[Writer],
+        images_per_step: int,
+        operations: Callable[[int], float] | None = None,
+    ):
+        """Prepares the log.
+
+        Args:
+            every: Interval in steps.
+            writers: Where it goes.
+            images_per_step: Over all processes.
+            operations: Floating-point operations of the step that follows so many finished ones,
+                over all devices; None leaves their rate out.
+        """
         self.every = _positive(every)
         self.writers = writers
+        self._operations = operations
         self._throughput = Throughput(images_per_step)
         self._started = False
 
@@ -55,7 +72,10 @@ class LogMetrics:
         if step % self.every:
             return
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        values |= self._throughput.measure(step)
+        speed = self._throughput.measure(step)
+        if self._operations is not None and speed:
+            speed |= utilization(self._operations(step - 1) * speed["steps_per_second"])
+        values |= speed
         for writer in self.writers:
             writer.scalars(step, values)
         if not sys.stderr.isatty():  # On a terminal the progress bar tells.
@@ -83,6 +103,10 @@ class SaveCheckpoint:
         """Saves, unless this very step is saved, and waits until it is on disk."""
         self.manager.save(step, state, self.metadata)
         self.manager.wait()
+
+
+_HOPELESS = 10
+"""Skipped steps in a row that end a run, if not a single one was sound between two looks."""
 
 
 @jax.jit
@@ -133,6 +157,37 @@ class StopOnNonFinite:
                 "on from an earlier checkpoint"
             )
         self._checked = step
+
+
+class StopIfAllSkipped:
+    """Ends a run whose steps change nothing any more, because no loss or gradient is finite.
+
+    It looks at the count of skipped steps every `every` steps.
+    """
+
+    def __init__(self, every: int):
+        self.every = _positive(every)
+        self._before: tuple[int, int] | None = None
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        """Looks, if it is time, and tells of steps that were skipped since the last look."""
+        if step % self.every:
+            return
+        skipped = int(metrics["skipped_steps"])
+        last_step, last_skipped = self._before or (step - self.every, 0)
+        self._before = step, skipped
+        if skipped == last_skipped:
+            return
+        if skipped - last_skipped >= max(step - last_step, _HOPELESS):
+            raise FloatingPointError(
+                f"a loss or gradient was not finite in any of the steps {last_step + 1} to {step}, "
+                "which were all skipped; lower the learning rate, clip gradients, or look for "
+                "broken images"
+            )
+        logging.warning("step %d: %d steps were skipped so far as not finite", step, skipped)
+
+    def finish(self, step: int, state: Any) -> None:
+        """Does nothing."""
 
 
 class ShowProgress:

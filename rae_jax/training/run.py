@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 from jax.sharding import Mesh
@@ -31,9 +33,10 @@ from rae_jax.configuration.schema import (
 )
 from rae_jax.configuration.section import summary
 from rae_jax.data.sources.base import Source
+from rae_jax.monitoring.operations import count_operations
 from rae_jax.monitoring.writers import Writer, make_writers
 from rae_jax.sharding.mesh import BATCH_AXES, make_mesh
-from rae_jax.sharding.processes import is_main_process
+from rae_jax.sharding.processes import is_main_process, place
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.training import loop
 from rae_jax.training.evaluation import Evaluation
@@ -43,6 +46,7 @@ from rae_jax.training.hooks import (
     LogMetrics,
     SaveCheckpoint,
     ShowProgress,
+    StopIfAllSkipped,
     StopOnNonFinite,
 )
 from rae_jax.training.optimizers import Schedule, adamw, learning_rate_schedule
@@ -77,6 +81,11 @@ class Job:
         frozen: Arrays that the step reads and never changes, such as the encoder's.
         preview: Draws pictures of the state.
         evaluation: Scores the state every so often.
+        initial_weights: Loads `params` and `buffers` that take the place of those of the initial
+            state, the moving average too.
+        phases: What is on in the step after so many finished ones. Where given, `step` has a
+            method `in_phases(state, frozen, batch, phases)` that leaves out the rest, which is
+            for counting its operations.
     """
 
     kind: str
@@ -87,6 +96,8 @@ class Job:
     frozen: Tree
     preview: Preview | None = None
     evaluation: Evaluation | None = None
+    initial_weights: Callable[[], tuple[Tree, Tree]] | None = None
+    phases: Callable[[int], Any] | None = None
 
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -118,6 +129,10 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     config = job.config
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _require_divisible(config.global_batch_size, mesh)
+    weights = None
+    if job.initial_weights is not None and not any(pathlib.Path(workdir).glob(_RESULTS[0])):
+        # Before the folder is made, as what is to be loaded may be missing.
+        weights = job.initial_weights()
     folder = open_workdir(
         workdir, job.kind, as_dict(config), MAY_CHANGE, _RESULTS, _defaults(config)
     )
@@ -129,7 +144,7 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints
     ) as manager:
         inputs = {"frozen": fingerprints(job.frozen), "num_records": len(job.source)}
-        state, start_step = _start(job, manager, shapes, shardings, inputs)
+        state, start_step = _start(job, manager, shapes, shardings, inputs, weights)
         if start_step >= num_steps:
             logging.info(
                 "%s is finished: %d steps are done, duration asks for %d",
@@ -143,12 +158,6 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         progress = ShowProgress(start_step, num_steps)
         metadata = {"kind": job.kind, **inputs}
-        hooks = [
-            *_hooks(job, frozen, writers, to_steps, mesh),
-            # Last but one: what a step wrote besides is there when its checkpoint is.
-            SaveCheckpoint(max(to_steps(config.loop.checkpoint_every), 1), manager, metadata),
-            progress,
-        ]
         batches = build.batches(
             job.source,
             config.data,
@@ -156,9 +165,16 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
             global_batch_size=config.global_batch_size,
             start_step=start_step,
         )
+        batches, operations = _counted(job, shapes, batches)
+        hooks = [
+            *_hooks(job, frozen, writers, to_steps, mesh, operations),
+            # Last but one: what a step wrote besides is there when its checkpoint is.
+            SaveCheckpoint(max(to_steps(config.loop.checkpoint_every), 1), manager, metadata),
+            progress,
+        ]
         try:
             loop.run(
-                job.step,
+                skip_non_finite(job.step) if config.loop.non_finite == "skip" else job.step,
                 state,
                 batches,
                 frozen=frozen,
@@ -189,7 +205,12 @@ def _require_divisible(batch_size: int, mesh: Mesh) -> None:
 
 
 def _start(
-    job: Job, manager: CheckpointManager, shapes: Any, shardings: Any, inputs: Mapping[str, Any]
+    job: Job,
+    manager: CheckpointManager,
+    shapes: Any,
+    shardings: Any,
+    inputs: Mapping[str, Any],
+    weights: tuple[Tree, Tree] | None,
 ) -> tuple[Any, int]:
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -211,7 +232,37 @@ def _start(
             )
         logging.info("going on after step %d", restored.step)
         return restored.state, restored.step
-    return jax.jit(job.initial_state, out_shardings=shardings)(), 0
+    state = jax.jit(job.initial_state, out_shardings=shardings)()
+    return state if weights is None else _with_weights(state, weights, shardings), 0
+
+
+def _with_weights(state: Any, weights: tuple[Tree, Tree], shardings: Any) -> Any:
+    """The state with other parameters and buffers, which the moving average begins with too."""
+    params, buffers = weights
+    entries = {"params": params, "buffers": buffers, "ema": params}
+    placed = {
+        name: jax.tree.map(
+            lambda new, old, sharding: place(np.asarray(new, old.dtype), sharding),
+            entries[name],
+            getattr(state, name),
+            getattr(shardings, name),
+        )
+        for name in entries
+    }
+    return dataclasses.replace(state, **placed)
+
+
+def skip_non_finite(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step`, which changes nothing but counts if a metric of it is NaN or infinite."""
+
+    def guarded(state: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
+        after, metrics = step(state, *arguments)
+        sound = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+        kept = dataclasses.replace(state, step=after.step, skipped=state.skipped + 1)
+        after = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, kept)
+        return after, {**metrics, "skipped_steps": after.skipped}
+
+    return guarded
 
 
 def _log_start(job: Job, state: TrainState, span: tuple[int, int], num_devices: int) -> None:
@@ -241,23 +292,48 @@ def _size(tree: Tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def _counted(
+    job: Job, state: Any, batches: Iterator[Mapping[str, Any]]
+) -> tuple[Iterator[Mapping[str, Any]], Callable[[int], float]]:
+    """The batches, and the operations of the step that follows so many finished ones."""
+    first = next(batches)
+    whole = {
+        name: jax.ShapeDtypeStruct((job.config.global_batch_size, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in first.items()
+    }
+
+    @functools.cache
+    def count(phases: Hashable) -> float:
+        step: Any = job.step
+        if phases is not None:
+            step = functools.partial(step.in_phases, phases=phases)
+        return count_operations(step, state, job.frozen, whole)
+
+    def operations(step: int) -> float:
+        return count(None if job.phases is None else job.phases(step))
+
+    return itertools.chain([first], batches), operations
+
+
 def _hooks(
     job: Job,
     frozen: Tree,
     writers: Sequence[Writer],
     to_steps: Callable[[str], int],
     mesh: Mesh,
+    operations: Callable[[int], float],
 ) -> list[Hook]:
     settings = job.config.loop
     log_every, save_every, preview_every = (
         max(to_steps(text), 1)
         for text in (settings.log_every, settings.checkpoint_every, settings.preview_every)
     )
-    hooks: list[Hook] = [
+    log = LogMetrics(log_every, writers, job.config.global_batch_size, operations)
+    if settings.non_finite == "skip":
+        hooks: list[Hook] = [StopIfAllSkipped(log_every), log]
+    else:
         # First, so that a state that went wrong is neither drawn nor saved.
-        StopOnNonFinite(math.gcd(log_every, save_every)),
-        LogMetrics(log_every, writers, job.config.global_batch_size),
-    ]
+        hooks = [StopOnNonFinite(math.gcd(log_every, save_every)), log]
     # Previews are drawn from host arrays, which no single process has where there are several.
     if job.preview is not None and jax.process_count() == 1:
         draw = functools.partial(_preview, job.preview, frozen, writers)
@@ -290,11 +366,25 @@ def _evaluate(
 
 
 def configured_optimizer(
-    settings: OptimizerConfig, schedule: ScheduleConfig, to_steps: Callable[[str], int]
+    settings: OptimizerConfig,
+    schedule: ScheduleConfig,
+    to_steps: Callable[[str], int],
+    *,
+    first_step: int = 0,
 ) -> tuple[optax.GradientTransformation, Schedule]:
-    """AdamW with the configured learning-rate schedule, and that schedule for the log."""
+    """AdamW with the configured learning-rate schedule, and that schedule for the log.
+
+    Args:
+        settings: Of AdamW.
+        schedule: Of the learning rate.
+        to_steps: Durations to steps.
+        first_step: Step of the schedule in the optimiser's first update.
+
+    Returns:
+        The optimiser, and the learning rate by the number of its updates so far.
+    """
     constant = schedule.kind == "constant"
-    rate = learning_rate_schedule(
+    by_step = learning_rate_schedule(
         schedule.kind,
         base=settings.learning_rate,
         final=None if constant else schedule.final_learning_rate,
@@ -302,6 +392,10 @@ def configured_optimizer(
         end_step=None if constant else to_steps(schedule.end),
         warmup_from_zero=schedule.warmup_from_zero,
     )
+
+    def rate(updates: Any) -> Any:
+        return by_step(updates + first_step)
+
     optimizer = adamw(
         rate,
         beta_1=settings.beta1,
@@ -313,7 +407,7 @@ def configured_optimizer(
     return optimizer, rate
 
 
-INITIALISATION, TRAINING, PREVIEWS = range(3)
+INITIALISATION, TRAINING, PREVIEWS, DISCRIMINATOR = range(4)
 """Purposes of `addressed_key`."""
 
 

@@ -1,5 +1,6 @@
 """Everything a training run carries from one step to the next."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import optax
 from flax import struct
 
 from rae_jax.training import ema as moving_average
-from rae_jax.typing import Array, Key, PyTree
+from rae_jax.typing import Array, Int, Key, PyTree
 
 
 @struct.dataclass
@@ -17,6 +18,7 @@ class TrainState:
 
     Attributes:
         step: int32, number of finished steps.
+        skipped: int32, how many of them changed nothing, because a loss or gradient was not finite.
         params: Trained parameters, nested dictionaries of arrays.
         buffers: Constants that belong to the model, never trained.
         ema: Moving average of `params`, float32.
@@ -26,6 +28,7 @@ class TrainState:
 
     # Any, not array types: the same class also holds trees of shapes or of shardings.
     step: Any
+    skipped: Any
     params: Any
     buffers: Any
     ema: Any
@@ -47,12 +50,18 @@ class TrainState:
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
             params=jax.tree.map(jnp.copy, params),
             buffers=jax.tree.map(jnp.copy, buffers),
             ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), params),
             optimizer_state=optimizer.init(params),
             key=jax.random.clone(key),
         )
+
+    @property
+    def updates(self) -> Int[Array, ""]:
+        """Optimiser steps taken, which is what learning rates go by."""
+        return self.step - self.skipped
 
     def updated(
         self, gradients: PyTree, optimizer: optax.GradientTransformation, ema_decay: float
@@ -66,3 +75,61 @@ class TrainState:
             ema=moving_average.update(self.ema, params, ema_decay),
             optimizer_state=optimizer_state,
         )
+
+
+@struct.dataclass
+class DiscriminatorState:
+    """State of a discriminator under training.
+
+    Attributes:
+        params: Trained parameters.
+        vectors: Of the power iterations of its spectral norms.
+        optimizer_state: What optax keeps.
+        updates: int32, optimiser steps taken.
+    """
+
+    params: Any
+    vectors: Any
+    optimizer_state: Any
+    updates: Any
+
+    @classmethod
+    def create(
+        cls, params: PyTree, vectors: PyTree, optimizer: optax.GradientTransformation
+    ) -> "DiscriminatorState":
+        """State before the first step, see `TrainState.create`."""
+        return cls(
+            params=jax.tree.map(jnp.copy, params),
+            vectors=jax.tree.map(jnp.copy, vectors),
+            optimizer_state=optimizer.init(params),
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def updated(
+        self, gradients: PyTree, vectors: PyTree, optimizer: optax.GradientTransformation
+    ) -> "DiscriminatorState":
+        """State after one optimiser step."""
+        updates, optimizer_state = optimizer.update(gradients, self.optimizer_state, self.params)
+        return self.replace(  # pyright: ignore[reportAttributeAccessIssue]
+            params=optax.apply_updates(self.params, updates),
+            vectors=vectors,
+            optimizer_state=optimizer_state,
+            updates=self.updates + 1,
+        )
+
+
+@struct.dataclass
+class AdversarialState(TrainState):
+    """State of a model and its adversary.
+
+    Attributes:
+        discriminator: The adversary's part, a `DiscriminatorState`.
+    """
+
+    discriminator: Any
+
+    @classmethod
+    def of(cls, state: TrainState, discriminator: DiscriminatorState) -> "AdversarialState":
+        """`state` with an adversary."""
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        return cls(**fields, discriminator=discriminator)

@@ -45,6 +45,10 @@ _CONVERSION = (
     "read too"
 )
 _HEAD_DIM = 64
+_RANDOM_WIDTHS = (8, 16, 32, 64, 64)
+_RANDOM_DINO = DINOConfig(
+    hidden_size=64, depth=4, num_heads=2, patch_size=8, image_size=48, mlp_ratio=4.0
+)
 _CHECKPOINT_ENTRY = "disc"
 
 Path = str | os.PathLike[str]
@@ -75,6 +79,25 @@ def load_lpips(network: Path, weights: Path | None = None, *, dtype: DTypeLike) 
         raise convert.WeightError(
             f"{paths[0]} and {paths[1]} are not {VGG16_FILE} and {LPIPS_FILE}: {error}"
         ) from None
+
+
+def random_lpips(*, dtype: DTypeLike) -> LPIPS:
+    """LPIPS on a narrow VGG16 of random weights, always the same, all frozen; no file is read."""
+    network = VGG16(widths=_RANDOM_WIDTHS, dtype=dtype, rngs=nnx.Rngs(0))
+    return freeze(LPIPS(network))
+
+
+def random_discriminator_backbone(
+    *, dtype: DTypeLike, unroll: int = 1, remat: str = "none"
+) -> DINO:
+    """A small DINO of random weights, always the same, all frozen; no file is read.
+
+    Args:
+        dtype: Compute dtype.
+        unroll: Blocks per iteration of the scan.
+        remat: What the backward pass recomputes, see `scan_layers`.
+    """
+    return freeze(DINO(_RANDOM_DINO, dtype=dtype, unroll=unroll, remat=remat, rngs=nnx.Rngs(0)))
 
 
 def load_discriminator_backbone(

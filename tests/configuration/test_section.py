@@ -209,4 +209,4 @@ def test_summary_has_a_line_for_each_section():
     assert [line.split(":")[0] for line in lines[3:]] == ["autoencoder.decoder", "data"]
     # A section that holds nothing but sections has no line of its own.
     assert summary(schema.DemoConfig())[0] == "seed=0"
-    assert "stage1.loss: l1=1.0" in summary(schema.DemoConfig())
+    assert "stage1.loss: l1=1.0, features=0.0" in summary(schema.DemoConfig())

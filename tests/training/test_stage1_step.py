@@ -10,6 +10,7 @@ from rae_jax.layers.functional import Buffer, Frozen, split
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
+from rae_jax.reconstruction.objective import DecoderLoss
 from rae_jax.training.optimizers import adamw
 from rae_jax.training.stage1_step import Stage1Step
 from rae_jax.training.state import TrainState
@@ -72,7 +73,7 @@ class Tiny:
             lambda step: rate(jnp.asarray(step, jnp.float32)),
             ema_decay=EMA_DECAY,
             noise_tau=TAU,
-            l1_weight=WEIGHT,
+            loss=DecoderLoss(l1=WEIGHT),
         )
         self.compiled = jax.jit(self.step)
 
