@@ -21,9 +21,11 @@ from rae_jax.checkpointing.fingerprint import fingerprints
 from rae_jax.checkpointing.partial_restore import read_metadata
 from rae_jax.configuration import resolve, schema
 from rae_jax.data import pipeline, transforms
-from rae_jax.data.sources.base import Source
+from rae_jax.data.sources.array_record import ArrayRecords
+from rae_jax.data.sources.base import LabelledSource, Source
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder
+from rae_jax.data.sources.tensorflow_datasets import TensorFlowDataset
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
@@ -65,19 +67,24 @@ __all__ = [
 ]
 
 
-def source(config: schema.DataConfig) -> Digits | ImageFolder:
+def source(config: schema.DataConfig) -> LabelledSource:
     """Labelled images.
 
     Raises:
-        FileNotFoundError: The folder does not exist.
-        ValueError: It holds no images.
+        FileNotFoundError: The folder or data set does not exist.
+        ValueError: It holds no images, or not as it should.
     """
     if config.source == "digits":
         return Digits(config.split, image_size=config.image_size)
-    return ImageFolder(config.path, config.split)
+    kinds = {
+        "image_folder": ImageFolder,
+        "array_record": ArrayRecords,
+        "tfds": TensorFlowDataset,
+    }
+    return kinds[config.source](config.path, config.split)
 
 
-def require_classes(records: Digits | ImageFolder, config: schema.DenoiserConfig) -> None:
+def require_classes(records: LabelledSource, config: schema.DenoiserConfig) -> None:
     """Raises ValueError if the denoiser has no row in its label table for some of the images."""
     count = len(records.classes)
     if count > config.num_classes:
@@ -115,7 +122,11 @@ def batches(
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        num_threads=config.num_threads,
+        loading=pipeline.Loading(
+            num_threads=config.num_threads,
+            num_workers=config.num_workers,
+            max_unreadable=config.max_unreadable,
+        ),
     )
 
 

@@ -91,9 +91,9 @@ class DataConfig(Section):
     """Images and their preparation.
 
     Attributes:
-        source: "image_folder": a folder of images, one sub-folder per class. "array_record": a folder
-            that `tools/prepare_dataset.py` packed. "tfds": a prepared TensorFlow data set. "digits":
-            the handwritten digits that ship with scikit-learn.
+        source: "image_folder": a folder of images, one sub-folder per class. "array_record": one
+            that `tools/prepare_dataset.py` packed. "tfds": a prepared TensorFlow data set.
+            "digits": the handwritten digits that ship with scikit-learn.
         path: The folder; for "tfds" that of a version, or the data set's name.
         split: "train" or "test" of the digits; for folders the sub-folder of `path` that holds the
             classes or shards, "" for `path` itself; for "tfds" such as "train" or "train[:90%]".

@@ -3,16 +3,41 @@
 A batch is a dictionary: `images` uint8 [B, H, W, 3], `labels` int32 [B], `index` int64 [B].
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import flags
 from grain import transforms as grain_transforms
 
 from rae_jax.data.sources.base import Record, Source
+from rae_jax.data.unreadable import PassingOver, counted
 
 Batch = dict[str, np.ndarray]
 Transform = grain_transforms.Map | grain_transforms.RandomMap
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How batches are prepared; none of it changes a batch.
+
+    Attributes:
+        num_threads: Threads that prepare one batch each, ahead of their use; 0 prepares batches
+            when they are asked for.
+        num_workers: Processes that prepare batches in turn, each with so many threads; 0 for none.
+            They import the program that starts them, which must therefore hide its work behind
+            `if __name__ == "__main__"`.
+        max_unreadable: How many records may turn out to be unreadable. Each is reported and gives
+            its place to the next one of the source that can be read.
+    """
+
+    num_threads: int = 2
+    num_workers: int = 0
+    max_unreadable: int = 0
+
+
+_DEFAULT = Loading()
 
 
 def batches(
@@ -24,7 +49,7 @@ def batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 2,
+    loading: Loading = _DEFAULT,
 ) -> Iterator[Batch]:
     """Endless training batches, from that of `start_step` on; every epoch in a new order.
 
@@ -40,24 +65,27 @@ def batches(
         start_step: Step of the first batch.
         process_index: This process.
         process_count: Number of processes.
-        num_threads: Threads that prepare one batch each, ahead of their use; 0 prepares batches
-            when they are asked for.
+        loading: Who prepares the batches, and what happens to unreadable records.
 
     Yields:
         This process's rows: `images`, `labels`, `index`.
 
     Raises:
+        UnreadableImageError: A record cannot be read, and that is one too many.
         ValueError: The source is empty or the batch does not divide over the processes.
     """
     if len(source) == 0:
         raise ValueError(f"{source!r} has no records to train on")
     local_batch_size = _local_batch_size(global_batch_size, process_count)
+    limit = loading.max_unreadable
+    records = PassingOver(source, limit) if limit else source
     # Shuffle first and cut to processes last: order and augmentation belong to a record's place
     # in the global stream. Cutting whole local batches, not records, keeps the rows of the global
     # batch in the same order for every number of processes.
-    dataset = _prepared(grain.MapDataset.source(source).seed(seed).shuffle().repeat(), transforms)
+    dataset = _prepared(grain.MapDataset.source(records).seed(seed).shuffle().repeat(), transforms)
     dataset = dataset.batch(local_batch_size, drop_remainder=True)[process_index::process_count]
-    return iter(_started(dataset[start_step:], num_threads))
+    stream = iter(_started(dataset[start_step:], loading))
+    return counted(stream, source, limit) if limit else stream
 
 
 def evaluation_batches(
@@ -80,7 +108,7 @@ def evaluation_batches(
         transforms: Applied to each record in turn; none may be random.
         process_index: This process.
         process_count: Number of processes; each gets equally many batches.
-        num_threads: As in `batches`.
+        num_threads: As of `Loading`.
 
     Yields:
         This process's rows: `images`, `labels`, `index`, `valid`.
@@ -97,7 +125,7 @@ def evaluation_batches(
     local_batch_size = _local_batch_size(batch_size, process_count)
     dataset = _prepared(grain.MapDataset.source(_Padded(source, batch_size)), transforms)
     dataset = dataset.batch(local_batch_size, drop_remainder=True)[process_index::process_count]
-    return iter(_started(dataset, num_threads))
+    return iter(_started(dataset, Loading(num_threads=num_threads)))
 
 
 class _Padded:
@@ -142,7 +170,15 @@ def _prepared(dataset: grain.MapDataset, transforms: Sequence[Transform]) -> gra
     return dataset
 
 
-def _started(dataset: grain.MapDataset, num_threads: int) -> grain.IterDataset:
+def _started(dataset: grain.MapDataset, loading: Loading) -> grain.IterDataset:
+    threads = loading.num_threads
     # One batch is one element: a buffer larger than the threads only fills memory.
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 1)
-    return dataset.map(_named).to_iter_dataset(options)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    started = dataset.map(_named).to_iter_dataset(options)
+    if not loading.num_workers:
+        return started
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain looks at its flags, which programs without absl leave.
+    return started.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=loading.num_workers, per_worker_buffer_size=1)
+    )

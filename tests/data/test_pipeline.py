@@ -81,7 +81,7 @@ def test_rows_of_all_processes_are_the_global_batch_in_order(process_count, star
 
 @pytest.mark.parametrize("num_threads", [0, 1, 5])
 def test_threads_do_not_matter(num_threads):
-    assert_same(take(12, num_threads=num_threads), take(12))
+    assert_same(take(12, loading=pipeline.Loading(num_threads=num_threads)), take(12))
 
 
 def test_every_epoch_is_another_permutation():

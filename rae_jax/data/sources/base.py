@@ -21,6 +21,16 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source that knows the names of its classes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty without classes."""
+        ...
+
+
 def record(image: np.ndarray, label: int | np.integer, index: int) -> Record:
     """A record of fixed types, which batches rely on."""
     return {"image": image, "label": np.int32(label), "index": np.int64(index)}

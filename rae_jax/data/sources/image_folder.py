@@ -3,12 +3,11 @@
 import operator
 import os
 import pathlib
-import warnings
 from typing import SupportsIndex
 
 import numpy as np
-from PIL import Image
 
+from rae_jax.data.decoding import decode
 from rae_jax.data.sources.base import Record, record
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -19,21 +18,15 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Pixels of an image file, uint8 [H, W, 3]; grey becomes RGB, transparency is dropped.
 
     Raises:
-        ValueError: The file is not an image, is damaged, or has more than 8 bits per channel.
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read from the disk.
+        UnreadableImageError: It is not an image, is damaged, or has more than 8 bits per channel.
     """
     try:
-        with warnings.catch_warnings():
-            # PIL warns about palettes with transparency, which is dropped here anyway.
-            warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {image.mode} has more than 8 bits; convert it first")
-                return np.asarray(image.convert("RGB"))
+        data = pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"no image file {os.fspath(path)}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # PIL reports damaged PNG chunks as SyntaxError.
-        raise ValueError(f"cannot read image {os.fspath(path)}: {error}") from error
+    return decode(data, os.fspath(path))
 
 
 def images_below(folder: pathlib.Path) -> list[str]:
