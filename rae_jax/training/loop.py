@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import functools
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from rae_jax.configuration.errors import Stopped
+from rae_jax.sharding.ahead import placed_ahead
 from rae_jax.sharding.mesh import replicated
 from rae_jax.sharding.processes import global_batch
 from rae_jax.training.hooks import Hook
@@ -56,7 +59,8 @@ def run(
         step_function: Pure `(state, batch) -> (state, metrics)`, metrics being scalars by name;
             with `frozen`, `(state, frozen, batch) -> (state, metrics)`.
         state: State after `start_step` steps; its arrays are used up.
-        batches: Host batches, the first being that of step `start_step`.
+        batches: Host batches, the first being that of step `start_step`. The next ones are taken
+            and put on the devices while these compute.
         frozen: Arrays that the step reads and never changes, such as an encoder's. Closed over
             instead, they would be compiled into the program as constants.
         start_step: Steps already finished.
@@ -75,16 +79,17 @@ def run(
     compiled = _jit(step_function, state, mesh)
     fixed = () if frozen is None else (frozen,)
     in_flight: collections.deque[Any] = collections.deque()
-    source = iter(batches)
+    place = jax.device_put if mesh is None else functools.partial(global_batch, mesh)
+    # No batch is taken that no step is for: whoever gives them may hold on to what follows.
+    needed = itertools.islice(batches, max(num_steps - start_step, 0))
     done, stopped = start_step, False
     with contextlib.ExitStack() as stack:
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         asked_to_stop = stack.enter_context(_stop_requests())
+        source = stack.enter_context(contextlib.closing(placed_ahead(needed, place)))
         while done < num_steps and not stopped:
             batch = _next(source, done, num_steps)
-            if mesh is not None:
-                batch = global_batch(mesh, batch)
             state, metrics = compiled(state, *fixed, batch)
             done += 1
             # Without a limit the host would run ahead and fill the device with batches.

@@ -57,7 +57,7 @@ TrainingConfig = Stage1Config | Stage2Config | PretrainingConfig
 
 MAY_CHANGE = (
     *("duration", "loop", "evaluation", "mesh", "unroll", "remat"),
-    *("data.path", "data.num_threads"),
+    *("data.path", "data.num_threads", "data.num_workers", "data.max_unreadable"),
 )
 """Settings that leave the steps of a run as they were, so that a restart may change them."""
 
