@@ -242,8 +242,8 @@ def _statistics(request: Request, dry_run: bool, verify: bool, say: Callable[[st
     mean, variance = (np.asarray(part[...], np.float64) for part in (module.mean, module.variance))
     if (variance < 0).any():
         raise WeightError(f"{request.source} holds variances below 0")
-    # The file does not tell of how many images; merged with others, it counts as one.
-    made = LatentStatistics(1, mean, variance, _statistics_encoder(request, shape[0]))
+    # The file does not tell of how many images.
+    made = LatentStatistics(0, mean, variance, _statistics_encoder(request, shape[0]))
     with replacing(request.output) as partial:
         made.save(partial)
         if verify:

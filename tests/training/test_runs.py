@@ -8,14 +8,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rae_jax import build
 from rae_jax.checkpointing.experiment import checkpoint_folder
 from rae_jax.checkpointing.record import read_record
 from rae_jax.configuration.schema import EncoderConfig
-from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import read_image
-from rae_jax.reconstruction.latent_statistics import LatentStatistics
-from rae_jax.training import latent_jobs, loop, stage1, stage2
+from rae_jax.training import loop, stage1, stage2
 from tests import pipeline
 
 STATE = {"step", "params", "buffers", "ema", "optimizer_state", "key"}
@@ -162,25 +159,3 @@ def test_stage_2_trains_without_decoder_and_statistics(runs):
     new, metrics = jax.eval_shape(job.step, state, job.frozen, batch)
     assert jax.tree.leaves(new) == jax.tree.leaves(state)
     assert set(metrics) == {"loss", "gradient_norm", "learning_rate"}
-
-
-def test_statistics_are_those_of_all_features_together(runs):
-    statistics = LatentStatistics.load(runs / "statistics" / "latent_statistics.npz")
-    source = Digits("train", image_size=48)
-    images = np.stack([source[index]["image"] for index in range(len(source))])
-    loaded = build.encoder(pipeline.stage1().autoencoder, build.Compute())
-    mean, std = (np.float32(values) for values in dataclasses.astuple(loaded.preprocessing))
-    pixels = (np.float32(images) / np.float32(255) - mean) / std
-    features = np.asarray(jax.jit(loaded.module)(jax.numpy.asarray(pixels)), np.float64)
-    assert statistics.count == len(features) == 1437
-    np.testing.assert_allclose(statistics.mean, features.mean(axis=0), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(statistics.variance, features.var(axis=0), rtol=1e-4)
-
-
-def test_statistics_that_are_there_are_not_computed_again(runs, monkeypatch):
-    monkeypatch.setattr(build, "encoder", None)
-    path = latent_jobs.compute_statistics(pipeline.statistics(batch_size=7), runs / "statistics")
-    assert path == runs / "statistics" / latent_jobs.STATISTICS_FILE
-    changed = dataclasses.replace(pipeline.statistics(), dtype="bfloat16")
-    with pytest.raises(ValueError, match="dtype: 'float32' there, 'bfloat16' now"):
-        latent_jobs.compute_statistics(changed, runs / "statistics")
