@@ -19,6 +19,7 @@ def read_version() -> str:
 
 CORE = [
     "absl-py>=2.1",
+    "array_record>=0.8.6",
     "diffrax>=0.7.2",
     "flax>=0.12.8",
     "grain>=0.2.18",
@@ -29,6 +30,7 @@ CORE = [
     "matplotlib>=3.9",
     "ml_collections>=1.1.0",
     "ml_dtypes>=0.5",
+    "msgpack>=1.1",
     "numpy>=2.0",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",

@@ -54,6 +54,7 @@ class ImageFolder:
 
     Attributes:
         classes: Names of the classes; empty without classes.
+        labels: Of all records, int32 [n].
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -88,14 +89,14 @@ class ImageFolder:
         self.classes = tuple(names)
         self._paths = loose + [path for paths in by_class.values() for path in paths]
         counts = [len(paths) for paths in by_class.values()] or [len(loose)]
-        self._labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         index = operator.index(index)
-        return record(read_image(self._paths[index]), self._labels[index], index)
+        return record(read_image(self._paths[index]), self.labels[index], index)
 
     def path(self, index: int) -> str:
         """Path of the file behind record `index`."""
