@@ -8,14 +8,19 @@ from rae_jax.configuration.schema import Stage2Config
 
 _CONFIG = flags.define_config()
 _WORKDIR = flags.define_workdir()
+_WITH_INIT_FROM = flags.define_init_from()
+_PROCESSES = flags.define_processes()
 
 
 def run(config: Stage2Config) -> None:
     """Runs the job; JAX is imported only once the flags are known to be right."""
+    from rae_jax.sharding import processes
     from rae_jax.training import stage2
 
-    folder = stage2.train(config, str(_WORKDIR.value))
-    print(f"stage-2 run: {folder}")
+    processes.start(**_PROCESSES())
+    folder = stage2.train(_WITH_INIT_FROM(config), str(_WORKDIR.value))
+    if processes.is_main_process():
+        print(f"stage-2 run: {folder}")
 
 
 if __name__ == "__main__":

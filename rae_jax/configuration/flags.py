@@ -4,6 +4,7 @@ A tool defines its flags, and hands `main` the function that does the work. What
 right is printed as one line, without a traceback (`--verbosity=1` shows it).
 """
 
+import dataclasses
 import importlib.util
 import logging as standard_logging
 import pathlib
@@ -59,6 +60,19 @@ def define_config(
 def define_workdir(default: str | None = None) -> flags.FlagHolder[str | None]:
     """Defines `--workdir`, the folder of everything a run writes; required without `default`."""
     return flags.DEFINE_string("workdir", default, "Folder of everything that this run writes.")
+
+
+def define_init_from() -> Callable[[T], T]:
+    """Defines `--init_from`; the function returned puts its value into a config of training."""
+    flags.DEFINE_string(
+        "init_from", None, "Begin with the weights there; short for --config.init_from."
+    )
+
+    def applied(config: T) -> T:
+        name = flags.FLAGS["init_from"].value
+        return config if name is None else dataclasses.replace(config, init_from=name)
+
+    return applied
 
 
 def define_processes() -> Callable[[], dict[str, Any]]:

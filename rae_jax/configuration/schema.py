@@ -176,10 +176,12 @@ class Stage2Config(Seeded):
 
     Attributes:
         label_dropout: Share of labels replaced by the null label.
+        init_from: What the denoiser's weights come from in the first step: the work folder of a
+            stage-2 run or of a converted denoiser, or a file of the RAE release; "" draws new ones.
         evaluation: Scores of samples in training.
     """
 
-    positive = ("global_batch_size", "unroll")
+    positive = ("global_batch_size", "gradient_accumulation", "unroll")
     fractions = ("ema_decay", "label_dropout")
     durations = ("duration",)
 
@@ -195,12 +197,19 @@ class Stage2Config(Seeded):
         kind="linear", warmup="40 epochs", end="800 epochs", warmup_from_zero=False
     )
     ema_decay: float = 0.9995
+    gradient_accumulation: int = 1
+    init_from: str = ""
     loop: LoopConfig = LoopConfig()
     evaluation: Stage2EvaluationConfig = Stage2EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     dtype: DType = "float32"
     unroll: int = 1
     remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        """See base."""
+        super().__post_init__()
+        self.require_multiple("global_batch_size", "gradient_accumulation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,7 @@ class Stage1Step:
             terms["feature_loss"] = lambda made: feature_loss(model.features(made), features)
         if self.loss.adversarial and self.adversary is not None:
             adversary, judge = self.adversary, state.discriminator
-            disguise, key = adversary.disguise(index), _disguise_key(state.key, state.step, 0)
+            disguise, key = adversary.disguise(index), disguise_key(state.key, state.step, 0)
             terms["adversarial_loss"] = lambda made: generator_loss(
                 adversary.classify(
                     judge.params, judge.vectors, frozen, disguise(to_signed(made), key)
@@ -222,7 +222,7 @@ class Stage1Step:
             rows: Images and features.
             phases: Of this step.
         """
-        key = _disguise_key(state.key, state.step - 1, 1)
+        key = disguise_key(state.key, state.step - 1, 1)
 
         def classify(
             params: Tree, vectors: Tree, images: Float[Array, "B H W 3"]
@@ -273,7 +273,7 @@ def _last_kernel(tree: Tree) -> Array:
     return tree["decoder"]["prediction"]["kernel"]
 
 
-def _disguise_key(key: Key[Array, ""], step: Array, purpose: int) -> Key[Array, ""]:
+def disguise_key(key: Key[Array, ""], step: Array, purpose: int) -> Key[Array, ""]:
     """Key of the augmentations in one of the two classifications of a step."""
     base = jax.random.fold_in(key, jnp.uint32(_DISGUISE))
     return jax.random.fold_in(jax.random.fold_in(base, step), purpose)

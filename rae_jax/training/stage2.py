@@ -1,5 +1,6 @@
 """Stage 2: trains a denoiser on the latents of a frozen autoencoder."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ from rae_jax.monitoring.writers import Writer
 from rae_jax.sampling.generate import Generator
 from rae_jax.training import run
 from rae_jax.training.evaluation import SampleEvaluation
+from rae_jax.training.initialization import initial_denoiser
 from rae_jax.training.run import (
     INITIALISATION,
     PREVIEWS,
@@ -79,6 +81,7 @@ def make_job(config: Stage2Config) -> Job:
         schedule,
         ema_decay=config.ema_decay,
         label_dropout=config.label_dropout,
+        accumulation=config.gradient_accumulation,
     )
     index = np.arange(_PREVIEWED, dtype=np.int32)
     labels = (index % config.denoiser.num_classes).astype(np.int32)
@@ -96,6 +99,9 @@ def make_job(config: Stage2Config) -> Job:
         for writer in writers:
             writer.images(step, "samples", grid(np.asarray(images), columns=8))
 
+    initial_weights = None
+    if config.init_from:
+        initial_weights = functools.partial(initial_denoiser, config, abstract(fresh_denoiser))
     return Job(
         build.STAGE2,
         config,
@@ -105,6 +111,7 @@ def make_job(config: Stage2Config) -> Job:
         frozen,
         preview if build.has_decoder(config.autoencoder) else None,
         _evaluation(config, generator),
+        initial_weights,
     )
 
 

@@ -15,6 +15,7 @@ from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.ops.images import to_float
 from rae_jax.sharding.constrain import constrain_batch
+from rae_jax.training.accumulation import map_parts, mean_of_parts
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Array, Float, Int, Key, Tree
 
@@ -33,6 +34,7 @@ class Stage2Step:
         schedule: Learning rate by step, for the log.
         ema_decay: Of the moving average, per step.
         label_dropout: Share of labels replaced by the null label.
+        accumulation: Parts that a batch is worked off in.
     """
 
     denoiser: Definition[TransformerDenoiser]
@@ -42,6 +44,7 @@ class Stage2Step:
     schedule: Any
     ema_decay: float
     label_dropout: float
+    accumulation: int = 1
 
     def __call__(
         self, state: TrainState, frozen: Tree, batch: Mapping[str, Array]
@@ -53,19 +56,24 @@ class Stage2Step:
             frozen: The autoencoder's arrays.
             batch: `images` uint8 [B, H, W, 3], `labels` int32 [B].
         """
-        images = constrain_batch(to_float(batch["images"]))
-        clean = self.autoencoder.merge(frozen).encode(images)
+        images = constrain_batch(batch["images"])
+        autoencoder = self.autoencoder.merge(frozen)
+        clean = map_parts(lambda x: autoencoder.encode(to_float(x)), images, self.accumulation)
         key = jax.random.fold_in(state.key, state.step)
 
-        def loss(params: Tree) -> Array:
-            denoiser = self.denoiser.merge(params, state.buffers)
-            return self.loss(denoiser, clean, batch["labels"], key)
+        def gradients_of(part: Mapping[str, Array], index: Array) -> tuple[Array, Tree]:
+            def loss(params: Tree) -> Array:
+                denoiser = self.denoiser.merge(params, state.buffers)
+                return self.loss(denoiser, part["latents"], part["labels"], key, index)
 
-        value, gradients = jax.value_and_grad(loss)(state.params)
+            return jax.value_and_grad(loss)(state.params)
+
+        rows = {"latents": clean, "labels": batch["labels"]}
+        value, gradients = mean_of_parts(gradients_of, rows, self.accumulation)
         metrics = {
             "loss": value,
             "gradient_norm": optax.tree.norm(gradients),
-            "learning_rate": self.schedule(state.step),
+            "learning_rate": self.schedule(state.updates),
         }
         return state.updated(gradients, self.optimizer, self.ema_decay), metrics
 
@@ -75,18 +83,19 @@ class Stage2Step:
         clean_latents: Float[Array, "B h w C"],
         labels: Int[Array, " B"],
         key: Key[Array, ""],
+        index: Int[Array, " B"],
     ) -> Float[Array, ""]:
-        """Flow-matching loss of one batch."""
+        """Flow-matching loss of some rows of a batch, whose numbers address what is drawn."""
         label_key, loss_key = jax.random.split(key)
         if self.label_dropout > 0:
             if denoiser.null_label is None:
                 raise ValueError("label dropout needs a denoiser with a null label")
             # Per sample, as times and noise are, so that they do not depend on the batch.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(label_key, jnp.arange(labels.shape[0]))
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(label_key, index)
             drop = functools.partial(jax.random.bernoulli, p=self.label_dropout)
             labels = jnp.where(jax.vmap(drop)(keys), denoiser.null_label, labels)
 
         def predict(noisy_latents: Array, t: Array) -> Array:
             return denoiser(noisy_latents, t, labels).prediction
 
-        return self.transport.loss(predict, clean_latents, loss_key).mean()
+        return self.transport.loss(predict, clean_latents, loss_key, index).mean()

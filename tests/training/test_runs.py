@@ -15,7 +15,7 @@ from rae_jax.data.sources.image_folder import read_image
 from rae_jax.training import loop, stage1, stage2
 from tests import pipeline
 
-STATE = {"step", "params", "buffers", "ema", "optimizer_state", "key"}
+STATE = {"step", "skipped", "params", "buffers", "ema", "optimizer_state", "key"}
 
 
 def record(run, step=pipeline.STEPS):

@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rae_jax.monitoring import operations
+from rae_jax.monitoring.operations import count_operations, utilization
+
+A, B = jnp.zeros((3, 5)), jnp.zeros((5, 7))
+PRODUCT = 2 * 3 * 5 * 7
+
+
+def test_products_count_two_per_multiply_add():
+    assert count_operations(jnp.matmul, A, B) == PRODUCT
+    assert count_operations(lambda a, b: jnp.einsum("nij,njk->nik", a, b), A[None], B[None]) == (
+        PRODUCT
+    )
+    # Only shapes are looked at.
+    shapes = jax.ShapeDtypeStruct(A.shape, A.dtype), jax.ShapeDtypeStruct(B.shape, B.dtype)
+    assert count_operations(jax.jit(jnp.matmul), *shapes) == PRODUCT
+
+
+def test_a_gradient_counts_twice_its_function():
+    loss = lambda a, b: (a @ b).sum()  # noqa: E731
+    assert count_operations(jax.grad(loss, argnums=(0, 1)), A, B) == 3 * PRODUCT
+
+
+def test_convolutions_count_the_kernel_at_every_place():
+    images, kernel = jnp.zeros((2, 8, 8, 6)), jnp.zeros((3, 3, 2, 12))
+
+    def convolve(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )
+
+    assert count_operations(convolve, images, kernel) == 2 * (2 * 4 * 4 * 12) * (3 * 3 * 2)
+
+
+def test_loops_count_their_length_and_branches_the_dearer_one():
+    square = jnp.zeros((4, 4))
+
+    def chain(a):
+        return jax.lax.scan(lambda carry, _: (carry @ carry, None), a, None, length=10)[0]
+
+    assert count_operations(chain, square) == 10 * 2 * 4**3
+
+    def either(flag, a):
+        return jax.lax.cond(flag, lambda a: a @ a @ a, lambda a: a @ a, a)
+
+    assert count_operations(either, True, square) == 2 * 2 * 4**3
+
+
+def test_utilization_is_a_share_of_the_peak_of_all_devices(monkeypatch):
+    rate = 5e12 * jax.device_count()
+    assert utilization(rate) == pytest.approx({"teraflops_per_device": 5.0})
+    monkeypatch.setattr(operations, "_PEAKS", {jax.devices()[0].device_kind: 2e13})
+    assert utilization(rate)["flop_utilization"] == pytest.approx(0.25)
