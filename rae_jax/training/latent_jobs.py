@@ -22,10 +22,10 @@ from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.ops.images import to_float
 from rae_jax.reconstruction.latent_statistics import BatchMoments, LatentStatistics, batch_moments
-from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
+from rae_jax.sharding.each_device import on_each_device
 from rae_jax.sharding.processes import from_main, is_main_process, wait_for_all
 from rae_jax.training.latent_blocks import Blocks, Task
-from rae_jax.typing import Int
+from rae_jax.typing import Array, Int, Tree
 from rae_jax.weights import convert
 from rae_jax.weights.autoencoders import load_statistics
 from rae_jax.weights.registry import STATISTICS, Statistics
@@ -180,30 +180,14 @@ class _Job:
 def _moments_per_device(
     autoencoder: AutoencoderRAE, devices: list[Any]
 ) -> Callable[[np.ndarray, np.ndarray], BatchMoments]:
-    """Function of uint8 images and their validity, a block of them for each device.
-
-    Every device runs the program of one block by itself: how XLA arranges the work, and with it
-    the last bits, cannot depend on the number of devices.
-    """
+    """Function of uint8 images and their validity, a block of them for each device."""
     definition, arrays = split(autoencoder)
-    mesh = make_mesh(devices=devices)
-    cut, whole = batch_sharding(mesh), replicated(mesh)
-    arrays = jax.device_put(arrays, whole)
 
-    def block(arrays, images, valid):
+    def block(arrays: Tree, images: Array, valid: Array) -> BatchMoments:
         features = definition.merge(arrays).features(to_float(images))
         return jax.tree.map(lambda leaf: leaf[None], batch_moments(features, valid))
 
-    in_specs = whole.spec, cut.spec, cut.spec
-    function = jax.jit(
-        jax.shard_map(block, mesh=mesh, in_specs=in_specs, out_specs=cut.spec, check_vma=False)
-    )
-
-    def moments(images: np.ndarray, valid: np.ndarray) -> BatchMoments:
-        with jax.set_mesh(mesh):
-            return function(arrays, *jax.device_put((images, valid), cut))
-
-    return moments
+    return on_each_device(block, arrays, devices)
 
 
 def read_reference(path: str) -> LatentStatistics:
