@@ -1,6 +1,7 @@
 """Every file in configs/ loads, every value in it is legal, and its job takes a step."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import pathlib
@@ -25,6 +26,9 @@ from rae_jax.models.autoencoders.latent_normalization import (
 )
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.autoencoders.rae_config import RAEConfig
+from rae_jax.models.auxiliary.dino_discriminator import DINO, DINO_SIZES
+from rae_jax.models.auxiliary.lpips import LPIPS
+from rae_jax.models.auxiliary.vgg import VGG16
 from rae_jax.models.compute import Compute
 from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
@@ -35,6 +39,7 @@ from rae_jax.sampling.labels import class_labels
 from rae_jax.training import pretraining, stage1, stage2
 from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState
+from rae_jax.weights import auxiliary
 from rae_jax.weights.autoencoders import Loading, empty_parts
 from rae_jax.weights.pretrained import Preprocessing
 from tests.comparison import GOLDEN
@@ -96,9 +101,12 @@ HUB = {
     "google/siglip2-base-patch16-256": lambda **arguments: SigLIP2Encoder(
         SigLIP2Config(image_size=256), **arguments
     ),
-    "facebook/dinov2-with-registers-base": lambda **arguments: DINOv2Encoder(
-        DINOv2Config(hidden_size=768, depth=12, num_heads=12), **arguments
-    ),
+    **{
+        f"facebook/dinov2-with-registers-{name}": functools.partial(
+            DINOv2Encoder, DINOv2Config(hidden_size=width, depth=depth, num_heads=width // 64)
+        )
+        for name, width, depth in (("small", 384, 12), ("base", 768, 12), ("large", 1024, 24))
+    },
 }
 
 
@@ -140,6 +148,10 @@ class ImageNet(ImageFolder):
         return "ImageNet()"
 
 
+def shapes_of(make):
+    return lambda **arguments: abstract(lambda: make(**arguments))
+
+
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     load_encoder, source = build.load_encoder, build.source
@@ -159,10 +171,22 @@ def stand_ins(monkeypatch):
         moments = LatentNormalization(np.zeros(shape, np.float32), np.ones(shape, np.float32))
         return freeze(build.autoencoder(config, loaded, decoder, moments))
 
+    def lpips(path, *, dtype):
+        assert path == "weights/lpips"
+        return freeze(abstract(lambda: LPIPS(VGG16(dtype=dtype, rngs=nnx.Rngs(0)))))
+
+    def backbone(path, **arguments):
+        assert path == f"weights/{auxiliary.DINO_FILE}"
+        return freeze(abstract(lambda: DINO(DINO_SIZES["S_8"], **arguments, rngs=nnx.Rngs(0))))
+
     def images(config):
         return source(config) if config.source == "digits" else ImageNet()
 
     monkeypatch.setattr(build, "load_encoder", hub_encoder)
+    monkeypatch.setattr(auxiliary, "load_lpips", lpips)
+    monkeypatch.setattr(auxiliary, "load_discriminator_backbone", backbone)
+    for name in ("random_lpips", "random_discriminator_backbone"):
+        monkeypatch.setattr(auxiliary, name, shapes_of(getattr(auxiliary, name)))
     monkeypatch.setattr(build, "pretrained_autoencoder", trained_autoencoder)
     monkeypatch.setattr(build, "source", images)
 
@@ -275,8 +299,6 @@ def step_once(config: Section) -> TrainState | None:
         case schema.PretrainingConfig():
             return train_once(pretraining.make_job(config))
         case schema.StatisticsConfig():
-            # Anything random is refused by the tool.
-            assert config.data == build.without_chance(config.data)
             encode_once(config.autoencoder, config.data, config.batch_size)
         case schema.ReconstructionConfig():
             trained = made_by(config.checkpoint)

@@ -1,6 +1,9 @@
 """Stage 1: ViT-XL decoder on SigLIP2-B, ImageNet 256 (RAE, arXiv:2510.11690).
 
-The L1 part of the published recipe alone, as in `vit_xl_mae_base.py`.
+Images of 256 pixels go into the encoder, whose patches are 16 wide; features are 16x16x768. Paper:
+Table 1a.
+
+Trained as `vit_xl_dinov2_base.py` says, with the same files. Not run here yet.
 
 Set `data.path` to a folder with `train/<class>/*`.
 """

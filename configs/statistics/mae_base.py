@@ -1,6 +1,9 @@
-"""Latent statistics of MAE-B over the ImageNet training images, 256 pixels, middle crops.
+"""Latent statistics of MAE-B over the ImageNet training images, 256 pixels.
 
-Set `data.path` to a folder with `train/<class>/*`.
+Middle crops; features are 16x16x768. Not run here yet.
+
+Set `data.path` to a folder with `train/<class>/*`. `reference` compares with the statistics of
+the RAE release (`nyu-visionx/RAE-collections`), which are not exact: docs/training.md.
 """
 
 from rae_jax.configuration import defaults

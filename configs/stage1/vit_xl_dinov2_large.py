@@ -1,0 +1,24 @@
+"""Stage 1: ViT-XL decoder on DINOv2-L with registers, ImageNet 256 (RAE, arXiv:2510.11690).
+
+Features are 16x16x1024. Paper: Table 1c, rFID close to that of DINOv2-B, 0.49.
+
+Trained as `vit_xl_dinov2_base.py` says, with the same files. Not run here yet.
+
+Set `data.path` to a folder with `train/<class>/*`.
+"""
+
+from rae_jax.configuration import defaults
+
+
+def get_config():
+    config = defaults.stage1()
+    config.autoencoder.encoder.path = "facebook/dinov2-with-registers-large"
+    config.autoencoder.encoder.input_size = 224
+    config.autoencoder.decoder = defaults.decoder("vit_xl")
+    config.autoencoder.noise_tau = 0.8
+    config.data.image_size = 256
+    config.data.crop = "random"
+    config.data.resize_size = 384
+    config.global_batch_size = 512
+    config.duration = "16 epochs"
+    return config

@@ -1,0 +1,18 @@
+"""Latent statistics of SigLIP2-B over the ImageNet training images, 256 pixels.
+
+Middle crops; features are 16x16x768. Not run here yet.
+
+Set `data.path` to a folder with `train/<class>/*`. `reference` compares with the statistics of
+the RAE release (`nyu-visionx/RAE-collections`), which are not exact: docs/training.md.
+"""
+
+from rae_jax.configuration import defaults
+
+
+def get_config():
+    config = defaults.statistics()
+    config.autoencoder.encoder.path = "google/siglip2-base-patch16-256"
+    config.autoencoder.encoder.input_size = 256
+    config.data.image_size = 256
+    config.data.crop = "center"
+    return config
