@@ -65,21 +65,33 @@ def test_stream_goes_on_from_any_step(start_step):
     assert_same(take(4, start_step=start_step), take(start_step + 4)[start_step:])
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 8])
+def test_worker_processes_do_not_matter(num_workers):
+    loading = pipeline.Loading(num_threads=1, num_workers=num_workers)
+    assert_same(take(11, loading=loading), take(11))
+    part = {"start_step": 5, "process_index": 1, "process_count": 2}
+    assert_same(take(3, loading=loading, **part), take(3, **part))
+
+
+@pytest.mark.parametrize(("process_count", "global_batch_size"), [(2, 8), (4, 8), (16, 32)])
 @pytest.mark.parametrize("start_step", [0, 3])
-def test_rows_of_all_processes_are_the_global_batch_in_order(process_count, start_step):
+def test_rows_of_all_processes_are_the_global_batch_in_order(
+    process_count, global_batch_size, start_step
+):
+    size = {"global_batch_size": global_batch_size}
     parts = [
-        take(5, process_index=index, process_count=process_count, start_step=start_step)
+        take(5, process_index=index, process_count=process_count, start_step=start_step, **size)
         for index in range(process_count)
     ]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]}
         for step in zip(*parts, strict=True)
     ]
-    assert_same(joined, take(start_step + 5)[start_step:])
+    assert_same(joined, take(start_step + 5, **size)[start_step:])
 
 
-@pytest.mark.parametrize("num_threads", [0, 1, 5])
+@pytest.mark.parametrize("num_threads", [0, 1, 8])
 def test_threads_do_not_matter(num_threads):
     assert_same(take(12, loading=pipeline.Loading(num_threads=num_threads)), take(12))
 
