@@ -45,9 +45,9 @@ def mean_of_parts(function: Callable[[PyTree, Array], T], batch: PyTree, count: 
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 
-def map_parts(function: Callable[[PyTree], Array], batch: PyTree, count: int) -> Array:
+def map_parts(function: Callable[[PyTree], T], batch: PyTree, count: int) -> T:
     """`function(batch)`, row by row the same, computed part by part."""
     if count == 1:
         return function(batch)
     done = jax.lax.map(function, parts(batch, count))
-    return done.swapaxes(0, 1).reshape(-1, *done.shape[2:])
+    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), done)

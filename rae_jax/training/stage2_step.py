@@ -11,7 +11,7 @@ import optax
 
 from rae_jax.diffusion.losses import FlowMatching
 from rae_jax.layers.functional import Definition
-from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.autoencoders.base import Autoencoder, LatentMoments, latent_moments
 from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.ops.images import to_float
 from rae_jax.sharding.constrain import constrain_batch
@@ -19,16 +19,20 @@ from rae_jax.training.accumulation import map_parts, mean_of_parts
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Array, Float, Int, Key, Tree
 
+_ENCODING = 2
+"""Folded into the key of a step; 0 and 1 give the two keys that it is split into."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage2Step:
     """Pure `(state, frozen, batch) -> (state, metrics)` (RAE, arXiv:2510.11690, section 4).
 
-    Times, noise and dropped labels are drawn from the state's key and step.
+    Times, noise, dropped labels and, where they are random, latents are drawn from the state's
+    key and step.
 
     Attributes:
         denoiser: Split into parameters and buffers.
-        autoencoder: Split into one frozen tree.
+        autoencoder: Split into one frozen tree; None where batches hold latents.
         transport: The loss, with path, prediction and distribution of times.
         optimizer: Update rule.
         schedule: Learning rate by step, for the log.
@@ -38,7 +42,7 @@ class Stage2Step:
     """
 
     denoiser: Definition[TransformerDenoiser]
-    autoencoder: Definition[AutoencoderRAE]
+    autoencoder: Definition[Any] | None
     transport: FlowMatching
     optimizer: optax.GradientTransformation
     schedule: Any
@@ -54,12 +58,12 @@ class Stage2Step:
         Args:
             state: The denoiser's.
             frozen: The autoencoder's arrays.
-            batch: `images` uint8 [B, H, W, 3], `labels` int32 [B].
+            batch: `images` uint8 [B, H, W, 3], `labels` int32 [B]; or, in place of the images,
+                `latents` [B, h, w, C] and, where they are random, their `deviations`.
         """
-        images = constrain_batch(batch["images"])
-        autoencoder = self.autoencoder.merge(frozen)
-        clean = map_parts(lambda x: autoencoder.encode(to_float(x)), images, self.accumulation)
         key = jax.random.fold_in(state.key, state.step)
+        index = jnp.arange(batch["labels"].shape[0])
+        clean = self.moments(frozen, batch).draw(jax.random.fold_in(key, _ENCODING), index)
 
         def gradients_of(part: Mapping[str, Array], index: Array) -> tuple[Array, Tree]:
             def loss(params: Tree) -> Array:
@@ -76,6 +80,18 @@ class Stage2Step:
             "learning_rate": self.schedule(state.updates),
         }
         return state.updated(gradients, self.optimizer, self.ema_decay), metrics
+
+    def moments(self, frozen: Tree, batch: Mapping[str, Array]) -> LatentMoments:
+        """What the latents of a batch are drawn from."""
+        if self.autoencoder is None:
+            cached = LatentMoments(batch["latents"], batch.get("deviations"))
+            return jax.tree.map(constrain_batch, cached)
+        autoencoder: Autoencoder = self.autoencoder.merge(frozen)
+        return map_parts(
+            lambda images: latent_moments(autoencoder, to_float(images)),
+            constrain_batch(batch["images"]),
+            self.accumulation,
+        )
 
     def loss(
         self,

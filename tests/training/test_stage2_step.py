@@ -160,7 +160,7 @@ def test_the_asked_share_of_labels_is_replaced_by_the_null_label(tiny, share):
     clean = jnp.zeros((2000, 1, 1, 1))
     labels = jnp.arange(2000, dtype=jnp.int32) % CLASSES
     # Undecorated, as the recorder is no denoiser.
-    step.loss.__wrapped__(step, Recorder(), clean, labels, jax.random.key(0))
+    step.loss.__wrapped__(step, Recorder(), clean, labels, jax.random.key(0), jnp.arange(2000))
     kept = seen[0] != CLASSES
     np.testing.assert_array_equal(seen[0][kept], np.asarray(labels)[kept])
     assert abs(kept.mean() - (1 - share)) < 0.04
