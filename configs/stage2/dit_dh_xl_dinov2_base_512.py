@@ -3,7 +3,9 @@
 Images of 448 pixels go into the encoder, so latents are 32x32x768 and the time shift is 13.86.
 The learning rate follows the schedule for 256 pixels, cut at the end.
 Trained as `dit_dh_xl_mae_base.py` says. Decoder and latent statistics come with the published
-autoencoder.
+autoencoder. Its decoder is that of diffusers, which places the 32x32 tokens from 0 to 15.5; that of
+the RAE collections (`model.pt`) has places of its own, 0 to 31, and gives other images of the same
+latents: docs/porting.md.
 
 Set `data.path` to a folder with `train/<class>/*`.
 """
