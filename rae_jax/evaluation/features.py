@@ -1,9 +1,4 @@
-"""Networks that judge images by their features, in one compiled function over all devices.
-
-A score is only comparable if its features do not depend on how they were computed. So every
-device always works on the same number of rows, the last ones filled up, and each process on its
-own devices alone.
-"""
+"""Networks that judge images by their features."""
 
 import dataclasses
 import hashlib
@@ -11,16 +6,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from rae_jax import build
 from rae_jax.configuration.schema import AutoencoderConfig, EncoderConfig, ExtractorConfig
+from rae_jax.evaluation.rows import RowFunction
 from rae_jax.layers.functional import abstract, split
 from rae_jax.models.auxiliary.inception import Inception
 from rae_jax.ops.images import to_float
-from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
 from rae_jax.typing import Array, Float, Tree, UInt8
 from rae_jax.weights import convert, readers
 from rae_jax.weights.tables.inception import inception_table
@@ -58,70 +51,6 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.pooled)
-
-
-class RowFunction:
-    """A function of images, each row for itself, compiled once and run over all devices.
-
-    Attributes:
-        chunk: Rows at a time over the devices of this process.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., dict[str, Array]],
-        arrays: Tree,
-        *,
-        num_inputs: int = 1,
-        rows: int = 32,
-        devices: list[Any] | None = None,
-    ):
-        """Places the arrays on the devices.
-
-        Args:
-            function: Pure `(arrays, *inputs) -> named rows`; each depends on its own inputs alone.
-            arrays: Its first argument.
-            num_inputs: Number of the others.
-            rows: Rows at a time per device.
-            devices: Those of this process unless given.
-        """
-        devices = jax.local_devices() if devices is None else devices
-        self._mesh = mesh = make_mesh(devices=devices)
-        self.chunk = rows * len(devices)
-        self._sharding = batch_sharding(mesh)
-        self._arrays = jax.device_put(arrays, replicated(mesh))
-        rows_of = PartitionSpec(BATCH_AXES)
-        # Every device runs the program of `rows` images by itself: how XLA arranges the work of a
-        # batch, and with it the last bits, cannot depend on the number of devices.
-        self._function = jax.jit(
-            jax.shard_map(
-                function,
-                mesh=mesh,
-                in_specs=(PartitionSpec(), *num_inputs * (rows_of,)),
-                out_specs=rows_of,
-                check_vma=False,
-            )
-        )
-
-    def __call__(self, *inputs: UInt8[np.ndarray, "N H W 3"]) -> dict[str, np.ndarray]:
-        """Rows of any number of images, at least one."""
-        count = len(inputs[0])
-        if not count:
-            raise ValueError("features need at least one image")
-        parts: list[dict[str, np.ndarray]] = []
-        pending: dict[str, Array] | None = None
-        for start in range(0, count, self.chunk):
-            rows = np.minimum(np.arange(start, start + self.chunk), count - 1)
-            # In training, the mesh of the step is set while this runs.
-            with jax.set_mesh(self._mesh):
-                placed = [jax.device_put(images[rows], self._sharding) for images in inputs]
-                started = self._function(self._arrays, *placed)
-            # The devices work on the next images while the last ones' features come back.
-            if pending is not None:
-                parts.append(jax.device_get(pending))
-            pending = started
-        parts.append(jax.device_get(pending))
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 class Extractor:

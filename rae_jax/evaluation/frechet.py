@@ -110,16 +110,30 @@ class StreamingMoments:
 def frechet_distance(first: Moments, second: Moments) -> float:
     """|m1 - m2|² + trace(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel 2017, arXiv:1706.08500, eq. 6).
 
-    The trace of the root is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2),
-    which is symmetric, so that singular covariances need no correction.
+    The trace of the root is the sum of the roots of the eigenvalues of F' C2 F for C1 = F F'. With
+    F of as many columns as C1 has rank, and C1 of no higher rank than C2, singular covariances
+    need no correction: the eigenvalues that are zero but for rounding, whose roots would add up,
+    are not there.
+
+    Raises:
+        ValueError: The two are of features of different widths.
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(
             f"features must have one width, got {first.mean.shape} and {second.mean.shape}"
         )
-    values, vectors = scipy.linalg.eigh(first.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    crossed = scipy.linalg.eigvalsh(root @ second.covariance @ root)
+    factors = _factor(first.covariance), _factor(second.covariance)
+    covariances = first.covariance, second.covariance
+    lower = int(factors[1].shape[1] < factors[0].shape[1])
+    crossed = factors[lower].T @ covariances[1 - lower] @ factors[lower]
+    roots = np.sqrt(scipy.linalg.eigvalsh(crossed).clip(0)) if crossed.size else np.zeros(0)
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     difference = first.mean - second.mean
-    return float(difference @ difference + traces - 2 * np.sqrt(crossed.clip(0)).sum())
+    return max(float(difference @ difference + traces - 2 * roots.sum()), 0.0)
+
+
+def _factor(covariance: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D rank"]:
+    """F with F F' the covariance."""
+    values, vectors = scipy.linalg.eigh(covariance, driver="evd")
+    kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    return vectors[:, kept] * np.sqrt(values[kept])

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -10,11 +9,12 @@ import numpy as np
 
 from rae_jax.checkpointing.experiment import open_workdir
 from rae_jax.configuration.schema import ReconstructionEvaluationConfig, as_dict
-from rae_jax.evaluation.features import Extractor, RowFunction, make_extractor
+from rae_jax.evaluation.features import Extractor, make_extractor
 from rae_jax.evaluation.frechet import frechet_distance
 from rae_jax.evaluation.images import ImageSet, open_path, open_set
 from rae_jax.evaluation.references import GENERATION, Collector, SetStatistics, load
 from rae_jax.evaluation.report import FILE, Result, as_numbers, facts, size_warnings
+from rae_jax.evaluation.rows import RowFunction
 from rae_jax.evaluation.structural_similarity import ssim
 from rae_jax.layers.functional import split
 from rae_jax.monitoring.image_grids import grid, save_png
@@ -29,7 +29,7 @@ KIND = "evaluation of reconstructions"
 PICTURE = "pairs.png"
 
 _FLOOR = 1e-10
-_THREADS, _PART = 8, 64
+_PART = 64
 _WHAT = "reconstructions"
 
 Images = UInt8[np.ndarray, "N H W 3"]
@@ -45,15 +45,11 @@ def psnr(
     The squared error has a floor of 1e-10, so equal images score 100 dB (bytetriper/RAE,
     eval/metrics).
     """
-    difference = (reconstructions.astype(np.float64) - images.astype(np.float64)) / 255
-    error = np.square(difference).mean(axis=(1, 2, 3))
+    difference = reconstructions.astype(np.int32) - images
+    # Whole numbers, whose sum has no rounding.
+    total = np.square(difference).sum(axis=(1, 2, 3), dtype=np.int64)
+    error = total / (np.prod(images.shape[1:]) * 255.0**2)
     return -10 * np.log10(np.maximum(error, _FLOOR))
-
-
-def _ssim_in_threads(reconstructions: np.ndarray, images: np.ndarray) -> np.ndarray:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        pairs = zip(reconstructions[:, None], images[:, None], strict=True)
-        return np.concatenate(list(pool.map(lambda pair: ssim(*pair), pairs)))
 
 
 def make_measures(
@@ -64,18 +60,30 @@ def make_measures(
     Args:
         metrics: Those of "psnr", "ssim" and "lpips" are made.
         lpips: Folder with the files that LPIPS reads, see `weights.auxiliary.load_lpips`.
-        rows: Pairs at a time per device, for LPIPS.
+        rows: Pairs at a time per device, for SSIM and LPIPS.
         devices: Those of this process unless given.
 
     Raises:
         FileNotFoundError: A file of LPIPS is missing.
         ValueError: The folder is not set, or holds other files.
     """
-    made: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim_in_threads}
-    made = {name: measure for name, measure in made.items() if name in metrics}
+    made: dict[str, Measure] = {}
+    if "psnr" in metrics:
+        made["psnr"] = psnr
+    if "ssim" in metrics:
+        made["ssim"] = _make_ssim(rows, devices)
     if "lpips" in metrics:
         made["lpips"] = _make_lpips(lpips, rows, devices)
     return made
+
+
+def _make_ssim(rows: int, devices: list[Any] | None) -> Measure:
+    def similarities(_: Tree, first: Array, second: Array) -> dict[str, Array]:
+        return {"ssim": ssim(first, second)}
+
+    settings = {"num_inputs": 2, "rows": rows, "devices": devices, "double": True}
+    compiled = RowFunction(similarities, {}, **settings)
+    return lambda reconstructions, images: compiled(reconstructions, images)["ssim"]
 
 
 def _make_lpips(folder: str, rows: int, devices: list[Any] | None) -> Measure:

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -90,8 +91,25 @@ def test_kernel_distance(case, features):
         kernel_distance(features[0], features[1][:, :5])
 
 
+ONE = jax.devices()[:1]
+
+
+def shares(samples, reference, neighbours=3):
+    """Precision and recall by tables of all distances, each by itself, in float64."""
+
+    def table(points, others):
+        differences = points.astype(np.float64)[:, None] - others.astype(np.float64)[None]
+        return np.square(differences).sum(axis=2)
+
+    def share(points, centres):
+        radii = np.sort(table(centres, centres), axis=1)[:, neighbours]
+        return (table(points, centres) <= radii).any(axis=1).mean()
+
+    return share(samples, reference), share(reference, samples)
+
+
 def test_precision_and_recall(case, features, monkeypatch):
-    case.assert_close("precision_recall", precision_recall(*features))
+    case.assert_close("precision_recall", precision_recall(*features, devices=ONE))
     monkeypatch.setattr("rae_jax.evaluation.precision_recall._ROWS", 37)
     case.assert_close("precision_recall", precision_recall(*features))
     with pytest.raises(ValueError, match="more than 3"):
@@ -100,7 +118,48 @@ def test_precision_and_recall(case, features, monkeypatch):
         precision_recall(features[0], features[1][:, :5])
 
 
+def far(samples, reference):
+    return samples + np.float32(300), reference + np.float32(300)
+
+
+def with_copies(samples, reference):
+    """Balls of radius zero, some around points of the other set."""
+    samples, reference = samples.copy(), reference.copy()
+    samples[:30] = samples[0]
+    reference[:20] = reference[0]
+    reference[20:40] = samples[0]
+    return samples, reference
+
+
+def on_a_grid(samples, reference):
+    """Many equal distances, and points on the very edge of a ball."""
+    return np.round(samples[:, :3]), np.round(reference[:, :3])
+
+
+def few(samples, reference):
+    """As many as a ball needs."""
+    return samples[:4], reference[:5]
+
+
+@pytest.mark.parametrize("change", [far, with_copies, on_a_grid, few])
+def test_what_float32_leaves_open_is_decided_exactly(features, change):
+    pair = change(*features)
+    assert precision_recall(*pair, devices=ONE) == shares(*pair)
+
+
+def test_without_any_help_of_the_devices(features, monkeypatch):
+    """Bounds so wide that nothing is known but by the exact decision."""
+    monkeypatch.setattr(
+        "rae_jax.evaluation.precision_recall._bounds",
+        lambda squares, others, products, width: (
+            0 * products - 1,
+            squares[:, None] + others[None] + 2 * abs(products) + 1,
+        ),
+    )
+    assert precision_recall(*features, devices=ONE) == shares(*features)
+
+
 def test_precision_and_recall_of_equal_and_of_distant_sets(features):
     samples, reference = features
-    assert precision_recall(samples, samples) == (1, 1)
-    assert precision_recall(samples, reference + 100) == (0, 0)
+    assert precision_recall(samples, samples, devices=ONE) == (1, 1)
+    assert precision_recall(samples, reference + 100, devices=ONE) == (0, 0)
