@@ -178,6 +178,8 @@ class Stage2Config(Seeded):
         label_dropout: Share of labels replaced by the null label.
         init_from: What the denoiser's weights come from in the first step: the work folder of a
             stage-2 run or of a converted denoiser, or a file of the RAE release; "" draws new ones.
+        preview_guidance: Of a second picture of the same noise and labels; "none" draws the
+            unguided one alone. A weaker denoiser is not at hand here.
         evaluation: Scores of samples in training.
     """
 
@@ -200,6 +202,7 @@ class Stage2Config(Seeded):
     gradient_accumulation: int = 1
     init_from: str = ""
     loop: LoopConfig = LoopConfig()
+    preview_guidance: GuidanceConfig = GuidanceConfig()
     evaluation: Stage2EvaluationConfig = Stage2EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     dtype: DType = "float32"
@@ -210,6 +213,12 @@ class Stage2Config(Seeded):
         """See base."""
         super().__post_init__()
         self.require_multiple("global_batch_size", "gradient_accumulation")
+        method = self.preview_guidance.method
+        if method == "autoguidance" or (method == "classifier_free" and not self.label_dropout):
+            raise ConfigError(
+                "preview_guidance.method must be 'none' or, with a label_dropout above 0, "
+                f"'classifier_free', got {method!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

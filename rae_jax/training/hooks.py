@@ -125,8 +125,15 @@ class StopOnNonFinite:
     saved.
     """
 
-    def __init__(self, every: int):
+    def __init__(self, every: int, batch_of: Callable[[int], Sequence[int]] | None = None):
+        """Prepares the check.
+
+        Args:
+            every: Interval in steps.
+            batch_of: Numbers of the records in the batch of a step, for the message.
+        """
         self.every = _positive(every)
+        self._batch_of = batch_of
         self._first: Any = np.int32(-1)
         self._checked: int | None = None
         self._latest: Metrics = {}
@@ -153,10 +160,15 @@ class StopOnNonFinite:
             raise FloatingPointError(
                 f"training broke down at step {first}, found when checking steps "
                 f"{(self._checked or 0) + 1} to {step}: a metric was not finite; in step {step}: "
-                f"{bad or 'all are finite again'}; lower the learning rate, clip gradients, or go "
-                "on from an earlier checkpoint"
+                f"{bad or 'all are finite again'}{self._records(first)}; lower the learning rate, "
+                "clip gradients, or go on from an earlier checkpoint"
             )
         self._checked = step
+
+    def _records(self, step: int) -> str:
+        if self._batch_of is None:
+            return ""
+        return f"; the batch of step {step} held the records {list(self._batch_of(step))}"
 
 
 class StopIfAllSkipped:

@@ -292,6 +292,19 @@ def _size(tree: Tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def _records(job: Job, step: int) -> list[int]:
+    """Numbers of this process's records in the batch of a step."""
+    config = job.config
+    batches = build.batches(
+        job.source,
+        config.data,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        start_step=step - 1,
+    )
+    return next(batches)["index"].tolist()
+
+
 def _counted(
     job: Job, state: Any, batches: Iterator[Mapping[str, Any]]
 ) -> tuple[Iterator[Mapping[str, Any]], Callable[[int], float]]:
@@ -333,7 +346,8 @@ def _hooks(
         hooks: list[Hook] = [StopIfAllSkipped(log_every), log]
     else:
         # First, so that a state that went wrong is neither drawn nor saved.
-        hooks = [StopOnNonFinite(math.gcd(log_every, save_every)), log]
+        batch_of = functools.partial(_records, job)
+        hooks = [StopOnNonFinite(math.gcd(log_every, save_every), batch_of), log]
     # Previews are drawn from host arrays, which no single process has where there are several.
     if job.preview is not None and jax.process_count() == 1:
         draw = functools.partial(_preview, job.preview, frozen, writers)

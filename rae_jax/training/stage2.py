@@ -32,6 +32,7 @@ from rae_jax.training.state import TrainState
 from rae_jax.typing import Tree
 
 _PREVIEWED = 16
+_UNGUIDED = GuidanceConfig()
 
 
 def train(config: Stage2Config, workdir: str | pathlib.Path) -> pathlib.Path:
@@ -86,18 +87,22 @@ def make_job(config: Stage2Config) -> Job:
     index = np.arange(_PREVIEWED, dtype=np.int32)
     labels = (index % config.denoiser.num_classes).astype(np.int32)
 
-    def generator(settings: SamplerConfig) -> Generator:
-        sampler = build.sampler(transport, latent_shape, settings, GuidanceConfig())
+    def generator(settings: SamplerConfig, guidance: GuidanceConfig = _UNGUIDED) -> Generator:
+        sampler = build.sampler(transport, latent_shape, settings, guidance)
         return Generator(definition, autoencoder_definition, sampler)
 
-    generate = jax.jit(generator(SamplerConfig()))
+    generate = {"samples": jax.jit(generator(SamplerConfig()))}
+    if config.preview_guidance != _UNGUIDED:
+        guided = generator(SamplerConfig(), config.preview_guidance)
+        generate["guided_samples"] = jax.jit(guided)
     key = addressed_key(config.seed, PREVIEWS)
 
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
         weights = {"denoiser": (state.ema, state.buffers)}
-        images = generate(weights, frozen, key, jnp.asarray(index), jnp.asarray(labels))
-        for writer in writers:
-            writer.images(step, "samples", grid(np.asarray(images), columns=8))
+        for name, function in generate.items():
+            images = function(weights, frozen, key, jnp.asarray(index), jnp.asarray(labels))
+            for writer in writers:
+                writer.images(step, name, grid(np.asarray(images), columns=8))
 
     initial_weights = None
     if config.init_from:

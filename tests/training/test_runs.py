@@ -10,7 +10,7 @@ import pytest
 
 from rae_jax.checkpointing.experiment import checkpoint_folder
 from rae_jax.checkpointing.record import read_record
-from rae_jax.configuration.schema import EncoderConfig
+from rae_jax.configuration.schema import ConfigError, EncoderConfig, GuidanceConfig
 from rae_jax.data.sources.image_folder import read_image
 from rae_jax.training import loop, stage1, stage2
 from tests import pipeline
@@ -159,3 +159,38 @@ def test_stage_2_trains_without_decoder_and_statistics(runs):
     new, metrics = jax.eval_shape(job.step, state, job.frozen, batch)
     assert jax.tree.leaves(new) == jax.tree.leaves(state)
     assert set(metrics) == {"loss", "gradient_norm", "learning_rate"}
+
+
+@pytest.mark.parametrize("stage", [stage1, stage2])
+def test_a_bfloat16_run_keeps_weights_moments_and_averages_in_float32(runs, stage):
+    job = stage.make_job(config_of(stage, runs, dtype="bfloat16"))
+    batch = {"images": np.zeros((8, 48, 48, 3), np.uint8), "labels": np.zeros(8, np.int32)}
+    state = jax.eval_shape(job.initial_state)
+    new, metrics = jax.eval_shape(job.step, state, job.frozen, batch)
+    kept = new.params, new.ema, new.optimizer_state, metrics
+    types = {
+        str(leaf.dtype) for leaf in jax.tree.leaves(kept) if leaf.shape or leaf.dtype != "int32"
+    }
+    assert types == {"float32"}
+    program = str(jax.make_jaxpr(job.step)(state, job.frozen, batch))
+    assert "bf16" in program
+
+
+@pytest.mark.slow
+def test_previews_are_drawn_guided_and_unguided(runs, tmp_path):
+    guided = GuidanceConfig(method="classifier_free", scale=4.0)
+    loop = dataclasses.replace(pipeline.LOOP, preview_every="1 steps")
+    config = pipeline.stage2(runs, 1, preview_guidance=guided, loop=loop)
+    stage2.train(config, tmp_path)
+    pictures = {path.name: read_image(path) for path in tmp_path.rglob("*.png")}
+    assert set(pictures) == {"samples_00000001.png", "guided_samples_00000001.png"}
+    first, second = pictures.values()
+    assert first.shape == second.shape
+
+
+def test_guided_previews_need_a_null_label(runs):
+    for method, dropout in (("autoguidance", 0.1), ("classifier_free", 0.0)):
+        checkpoint = "somewhere" if method == "autoguidance" else ""
+        guided = GuidanceConfig(method=method, checkpoint=checkpoint)
+        with pytest.raises(ConfigError, match="preview_guidance.method must be 'none'"):
+            pipeline.stage2(runs, preview_guidance=guided, label_dropout=dropout)
