@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from rae_jax.configuration.denoising import SamplerConfig
+from rae_jax.configuration.denoising import GuidanceConfig, SamplerConfig
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.parts import DataConfig, EncoderConfig
 from rae_jax.configuration.section import Section
@@ -161,21 +161,24 @@ class Stage1EvaluationConfig(OnlineEvaluationConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage2EvaluationConfig(OnlineEvaluationConfig):
-    """Scores of samples in training, unguided, with as many of each class and a fixed seed.
+    """Scores of samples in training, with as many of each class and a fixed seed.
 
     Attributes:
         reference: Real images, or an npz of their statistics.
         metrics: As of `GenerationEvaluationConfig`.
         sampler: Integration.
+        guidance: Guidance. A weaker denoiser is not at hand in training, so autoguidance is scored
+            of samples of the finished run.
         kid_subsets: Random subsets that KID is the mean of.
         kid_subset_size: Images in each.
     """
 
-    positive = (*OnlineEvaluationConfig.positive, "kid_subsets", "kid_subset_size")
+    positive = (*OnlineEvaluationConfig.positive, "kid_subsets")
 
     reference: ImagesConfig = ImagesConfig()
     metrics: tuple[str, ...] = ("fid",)
     sampler: SamplerConfig = SamplerConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
     kid_subsets: int = 100
     kid_subset_size: int = 1000
 
@@ -183,3 +186,4 @@ class Stage2EvaluationConfig(OnlineEvaluationConfig):
         """See base."""
         super().__post_init__()
         require_some(self, "metrics", GENERATION_METRICS)
+        self.require("kid_subset_size", self.kid_subset_size >= 2, "be at least 2")

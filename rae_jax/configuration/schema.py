@@ -26,11 +26,12 @@ from rae_jax.configuration.evaluation import (
     ReferenceStatisticsConfig,
     Stage1EvaluationConfig,
     Stage2EvaluationConfig,
-    require_no_chance,
     require_some,
 )
 from rae_jax.configuration.labels import parse_labels
+from rae_jax.configuration.latents import LatentCacheConfig, StatisticsConfig
 from rae_jax.configuration.parts import (
+    CACHED_LATENTS,
     AutoencoderConfig,
     DataConfig,
     DecoderConfig,
@@ -50,6 +51,7 @@ from rae_jax.configuration.reconstruction import (
 from rae_jax.configuration.section import Section, as_dict, parse
 
 __all__ = [
+    "CACHED_LATENTS",
     "AutoencoderConfig",
     "ConfigError",
     "DataConfig",
@@ -65,6 +67,7 @@ __all__ = [
     "GuidanceConfig",
     "ImagesConfig",
     "LPIPSConfig",
+    "LatentCacheConfig",
     "LightningDiTConfig",
     "LoopConfig",
     "LossConfig",
@@ -213,12 +216,16 @@ class Stage2Config(Seeded):
         """See base."""
         super().__post_init__()
         self.require_multiple("global_batch_size", "gradient_accumulation")
-        method = self.preview_guidance.method
-        if method == "autoguidance" or (method == "classifier_free" and not self.label_dropout):
-            raise ConfigError(
-                "preview_guidance.method must be 'none' or, with a label_dropout above 0, "
-                f"'classifier_free', got {method!r}"
-            )
+        for name, guidance in (
+            ("preview_guidance", self.preview_guidance),
+            ("evaluation.guidance", self.evaluation.guidance),
+        ):
+            method = guidance.method
+            if method == "autoguidance" or (method == "classifier_free" and not self.label_dropout):
+                raise ConfigError(
+                    f"{name}.method must be 'none' or, with a label_dropout above 0, "
+                    f"'classifier_free', got {method!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,47 +303,6 @@ class SamplingConfig(Seeded):
                 parse_labels(self.labels)
             except ConfigError as error:
                 raise ConfigError(f"labels {error}") from None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StatisticsConfig(Section):
-    """Mean and variance of the latents of a set of images.
-
-    Attributes:
-        autoencoder: Its encoder gives the features.
-        data: The images, every one once.
-        batch_size: Images at a time on each device, whose moments are taken in float32; all else
-            is float64. Only rounding depends on it, unless there is a momentum.
-        dtype: Of the encoder's computation.
-        momentum: 0 for exact statistics. Above, the rule of the RAE release, an average over the
-            last batches, each with this weight (there 0.1).
-        momentum_ranks: With momentum, how many averages are taken, each over every so many-th
-            batch, and joined in the end: as many as the original had GPUs.
-        save_seconds: How often what is done is saved. A job that is killed loses no more.
-        reference: File of statistics, npz or `stat.pt` of the RAE release, to compare with; "" for
-            none.
-    """
-
-    positive = ("batch_size", "momentum_ranks")
-    fractions = ("momentum",)
-    not_negative = ("save_seconds",)
-
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
-    data: DataConfig = DataConfig(crop="center")
-    batch_size: int = 256
-    dtype: DType = "float32"
-    momentum: float = 0.0
-    momentum_ranks: int = 1
-    save_seconds: float = 60.0
-    reference: str = ""
-
-    def __post_init__(self) -> None:
-        """See base."""
-        super().__post_init__()
-        self.autoencoder.require_untrained()
-        require_no_chance(self.data, "statistics are of every image once")
-        if not self.momentum:
-            self.require_defaults(("momentum_ranks",), "without momentum; set momentum=0.1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

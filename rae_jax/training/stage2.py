@@ -121,7 +121,7 @@ def make_job(config: Stage2Config) -> Job:
 
 
 def _evaluation(
-    config: Stage2Config, generator: Callable[[SamplerConfig], Generator]
+    config: Stage2Config, generator: Callable[[SamplerConfig, GuidanceConfig], Generator]
 ) -> SampleEvaluation | None:
     settings = config.evaluation
     if not settings.every:
@@ -131,4 +131,5 @@ def _evaluation(
             "evaluation scores images, but the autoencoder has no decoder; set "
             "autoencoder.checkpoint to a stage-1 run, or evaluation.every to ''"
         )
-    return SampleEvaluation(settings, config.denoiser.num_classes, generator(settings.sampler))
+    generate = generator(settings.sampler, settings.guidance)
+    return SampleEvaluation(settings, config.denoiser.num_classes, generate)
