@@ -76,13 +76,14 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
         job.go_through(path.parent / _PARTIAL)
         if is_main_process():
             job.join(path.parent / _PARTIAL).save(path)
-            shutil.rmtree(path.parent / _PARTIAL)
     wait_for_all("statistics.written")
     statistics = LatentStatistics.load(path)
     if reference is not None:
         _require_comparable(reference, config.reference, statistics.mean.shape, statistics.encoder)
     if is_main_process():
-        _write_torch(path.parent / TORCH_FILE, statistics)
+        shutil.rmtree(path.parent / _PARTIAL, ignore_errors=True)
+        module = Statistics(statistics.mean, statistics.variance)
+        write_torch(path.parent / TORCH_FILE, convert.export(STATISTICS, module))
         if reference is not None:
             _compare(path.parent / COMPARISON_FILE, statistics, reference, config.reference)
     return path
@@ -219,12 +220,6 @@ def _require_comparable(
             f"the reference {name} is of another encoder than these statistics; take one of this "
             "encoder, or none"
         )
-
-
-def _write_torch(path: pathlib.Path, statistics: LatentStatistics) -> None:
-    if not path.exists():
-        module = Statistics(statistics.mean, statistics.variance)
-        write_torch(path, convert.export(STATISTICS, module))
 
 
 def _compare(

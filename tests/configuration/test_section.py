@@ -202,7 +202,8 @@ def test_nearest_lists_all_names_when_none_is_near():
 def test_summary_has_a_line_for_each_section():
     lines = summary(schema.StatisticsConfig(batch_size=7))
     assert lines[:3] == [
-        "batch_size=7, dtype='float32'",
+        "batch_size=7, dtype='float32', momentum=0.0, momentum_ranks=1, save_seconds=60.0, "
+        "reference=''",
         "autoencoder: noise_tau=0.8, checkpoint='', statistics='', pretrained=''",
         "autoencoder.encoder: path='facebook/vit-mae-base', input_size=256",
     ]

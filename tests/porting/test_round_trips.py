@@ -101,7 +101,8 @@ def test_statistics_come_back(runs, converted):
     theirs = LatentStatistics.load(converted / "statistics.npz")
     np.testing.assert_array_equal(ours.mean.astype(np.float32), theirs.mean)
     np.testing.assert_array_equal(ours.variance.astype(np.float32), theirs.variance)
-    assert (theirs.count, theirs.encoder) == (1, ours.encoder)
+    # The file of the release does not tell of how many images.
+    assert (theirs.count, theirs.encoder) == (0, ours.encoder)
 
 
 def test_a_converted_decoder_reconstructs_as_the_run_did(runs, converted):

@@ -113,6 +113,17 @@ def test_statistics_that_are_there_are_not_computed_again(runs, monkeypatch):
         latent_jobs.compute_statistics(changed, runs / "statistics")
 
 
+def test_what_a_job_that_was_killed_at_its_end_left_out_is_made_up(few, tmp_path):
+    statistics = compute(tmp_path)
+    (tmp_path / "stat.pt").unlink()
+    (tmp_path / "partial").mkdir()
+    asked = few()
+    assert_same_bits(compute(tmp_path), statistics)
+    assert asked == []
+    assert (tmp_path / "stat.pt").exists()
+    assert not (tmp_path / "partial").exists()
+
+
 def test_the_number_of_devices_changes_no_bit(few, monkeypatch, tmp_path):
     found = []
     for count in (1, 3, 8):
