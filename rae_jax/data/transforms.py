@@ -127,6 +127,11 @@ class RandomFlip(grain_transforms.RandomMap):
         self, element: Record, rng: np.random.Generator
     ) -> Record:
         """Record with its image mirrored or not."""
-        if rng.random() < 0.5:
-            return element
-        return {**element, "image": element["image"][:, ::-1]}
+        if is_mirrored(rng):
+            return {**element, "image": element["image"][:, ::-1]}
+        return element
+
+
+def is_mirrored(rng: np.random.Generator) -> bool:
+    """The choice of `RandomFlip`."""
+    return rng.random() >= 0.5
