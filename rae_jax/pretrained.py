@@ -167,6 +167,7 @@ def _trained(
         run.autoencoder, checkpoint=str(folder), statistics=str(statistics)
     )
     autoencoder = build.pretrained_autoencoder(settings, loading.compute, weights=weights)
+    assert isinstance(autoencoder, AutoencoderRAE)  # for the type checker: stage 1 trains no other
     autoencoder.options = dataclasses.replace(autoencoder.options, slice_size=loading.slice_size)
     return autoencoder
 

@@ -15,6 +15,13 @@ from rae_jax.build.denoising import (
     restored_guide,
     sampler,
 )
+from rae_jax.build.latents import (
+    cached_latents,
+    encoder_settings,
+    image_settings,
+    latent_fingerprints,
+    require_same_encoding,
+)
 from rae_jax.build.runs import STAGE1, STAGE2, require_kind, restore_model
 from rae_jax.checkpointing.experiment import checkpoint_folder
 from rae_jax.checkpointing.fingerprint import fingerprints
@@ -23,6 +30,7 @@ from rae_jax.configuration import resolve, schema
 from rae_jax.data import pipeline, transforms
 from rae_jax.data.sources.array_record import ArrayRecords
 from rae_jax.data.sources.base import LabelledSource, Source
+from rae_jax.data.sources.cached_latents import KeepPlace, ReadLatents, ReadMirrored
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.data.sources.tensorflow_datasets import TensorFlowDataset
@@ -34,6 +42,7 @@ from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.models.encoders.base import Encoder
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
 from rae_jax.weights import autoencoders
+from rae_jax.weights.families import AnyAutoencoder, load_folder
 from rae_jax.weights.pretrained import Preprocessing, load_encoder
 
 __all__ = [
@@ -43,19 +52,24 @@ __all__ = [
     "STAGE2",
     "autoencoder",
     "batches",
+    "cached_latents",
     "decoder",
     "denoiser",
     "durations",
     "encoder",
     "encoder_fingerprint",
+    "encoder_settings",
     "evaluation_batches",
     "flow_matching",
     "has_decoder",
+    "image_settings",
     "image_size",
+    "latent_fingerprints",
     "pretrained_autoencoder",
     "require_classes",
     "require_image_size",
     "require_kind",
+    "require_same_encoding",
     "require_sampling",
     "restore_model",
     "restored_denoiser",
@@ -72,8 +86,13 @@ def source(config: schema.DataConfig) -> LabelledSource:
 
     Raises:
         FileNotFoundError: The folder or data set does not exist.
-        ValueError: It holds no images, or not as it should.
+        ValueError: It holds no images, or not as it should; cached latents among them.
     """
+    if config.source == schema.CACHED_LATENTS:
+        raise ValueError(
+            "data.source 'cached_latents' holds latents, which stage 2 alone trains on; name a "
+            "source of images here"
+        )
     if config.source == "digits":
         return Digits(config.split, image_size=config.image_size)
     kinds = {
@@ -95,7 +114,9 @@ def require_classes(records: LabelledSource, config: schema.DenoiserConfig) -> N
 
 
 def transformations(config: schema.DataConfig) -> list[pipeline.Transform]:
-    """What happens to each image, in order."""
+    """What happens to each image, or to its cached latents, in order."""
+    if config.source == schema.CACHED_LATENTS:
+        return [KeepPlace(), ReadMirrored()] if config.horizontal_flip else [ReadLatents()]
     crops: dict[str, Callable[[], pipeline.Transform]] = {
         "random": lambda: transforms.RandomCrop(config.image_size, config.resize_size),
         "center": lambda: transforms.CenterCrop(config.image_size),
@@ -239,14 +260,15 @@ def require_image_size(
 
 def pretrained_autoencoder(
     config: schema.AutoencoderConfig, compute: Compute, *, weights: str = "ema"
-) -> AutoencoderRAE:
+) -> AnyAutoencoder:
     """The configured autoencoder, trained or published, all frozen; its latents are grids.
 
     Args:
-        config: Its `pretrained` is a folder or repository of diffusers, and then the rest is not
-            read. Its `checkpoint` is the work folder of the stage-1 run; "" leaves out the decoder,
-            so that the autoencoder only encodes. Its `statistics` is the file of latent
-            statistics; "" leaves latents as the encoder gives them.
+        config: Its `pretrained` is a folder or repository of diffusers, of any class in
+            `FAMILIES`, and then the rest is not read. Its `checkpoint` is the work folder of the
+            stage-1 run; "" leaves out the decoder, so that the autoencoder only encodes. Its
+            `statistics` is the file of latent statistics; "" leaves latents as the encoder gives
+            them.
         compute: How to compute.
         weights: "ema" or "raw".
 
@@ -256,9 +278,7 @@ def pretrained_autoencoder(
     """
     if config.pretrained:
         folder = autoencoders.find_diffusers(config.pretrained)
-        published = autoencoders.load_diffusers(folder, autoencoders.Loading(compute))
-        published.options = dataclasses.replace(published.options, reshape_to_2d=True)
-        return freeze(published)
+        return freeze(_for_stage2(load_folder(folder, autoencoders.Loading(compute))))
     loaded = encoder(config, compute)
     normalization = None
     if config.statistics:
@@ -275,6 +295,14 @@ def pretrained_autoencoder(
     if config.checkpoint:
         restored = _restored_decoder(config, loaded, compute, weights)
     return freeze(autoencoder(config, loaded, restored, normalization))
+
+
+def _for_stage2(published: AnyAutoencoder) -> AnyAutoencoder:
+    """A RAE with its latents as grids and without the noise that its decoder was trained with."""
+    if isinstance(published, AutoencoderRAE):
+        published.options = dataclasses.replace(published.options, reshape_to_2d=True)
+        published.noise = None
+    return published
 
 
 def has_decoder(config: schema.AutoencoderConfig) -> bool:

@@ -71,6 +71,11 @@ def statistics() -> Settings:
     return locked(schema.StatisticsConfig())
 
 
+def latent_cache() -> Settings:
+    """All keys of `LatentCacheConfig`."""
+    return locked(schema.LatentCacheConfig())
+
+
 def sampling() -> Settings:
     """All keys of `SamplingConfig`: unguided Euler over 50 points, as published."""
     return locked(schema.SamplingConfig())

@@ -86,6 +86,10 @@ class AutoencoderConfig(Section):
                 )
 
 
+CACHED_LATENTS = "cached_latents"
+"""The one `data.source` that holds no images."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
     """Images and their preparation.
@@ -93,7 +97,9 @@ class DataConfig(Section):
     Attributes:
         source: "image_folder": a folder of images, one sub-folder per class. "array_record": one
             that `tools/prepare_dataset.py` packed. "tfds": a prepared TensorFlow data set.
-            "digits": the handwritten digits that ship with scikit-learn.
+            "cached_latents": the work folder of `tools/cache_latents.py`, for stage 2 alone; all
+            that describes the images must be as it was there. "digits": the handwritten digits
+            that ship with scikit-learn.
         path: The folder; for "tfds" that of a version, or the data set's name.
         split: "train" or "test" of the digits; for folders the sub-folder of `path` that holds the
             classes or shards, "" for `path` itself; for "tfds" such as "train" or "train[:90%]".
@@ -112,7 +118,9 @@ class DataConfig(Section):
     positive = ("image_size", "resize_size")
     not_negative = ("num_threads", "num_workers", "max_unreadable")
 
-    source: Literal["image_folder", "array_record", "tfds", "digits"] = "image_folder"
+    source: Literal["image_folder", "array_record", "tfds", "cached_latents", "digits"] = (
+        "image_folder"
+    )
     path: str = ""
     split: str = "train"
     image_size: int = 256
@@ -132,6 +140,10 @@ class DataConfig(Section):
         if self.source == "digits":
             self.require("path", not self.path, "be '' for the digits; set source='image_folder'")
             self.require("split", self.split in ("train", "test"), "be 'train' or 'test'")
+        if self.source == CACHED_LATENTS:
+            must = "be 'center' or 'none', as it was for the cached latents"
+            self.require("crop", self.crop != "random", must)
+            self.require_defaults(("max_unreadable",), "for cached latents; make damaged ones anew")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Host batches as a pure function of (seed, step), for any number of processes and threads.
 
-A batch is a dictionary: `images` uint8 [B, H, W, 3], `labels` int32 [B], `index` int64 [B].
+A batch is a dictionary: `images` uint8 [B, H, W, 3], `labels` int32 [B], `index` int64 [B]. Cached
+latents have `latents` [B, h, w, C] and perhaps `deviations` in place of the images.
 """
 
 import dataclasses
@@ -149,6 +150,7 @@ class _Padded:
 def _named(columns: Batch) -> Batch:
     """The batch with its columns in the plural, as they are called from here on."""
     names = {"image": "images", "label": "labels"}
+    names |= {"latent": "latents", "deviation": "deviations"}
     return {names.get(name, name): column for name, column in columns.items()}
 
 
