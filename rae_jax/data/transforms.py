@@ -8,6 +8,7 @@ import numpy as np
 from grain import transforms as grain_transforms
 from PIL import Image
 
+from rae_jax.data.resampling import Window, resized_part
 from rae_jax.data.sources.base import Record
 
 
@@ -21,15 +22,16 @@ def center_crop(image: np.ndarray, image_size: int) -> np.ndarray:
     Returns:
         uint8 [image_size, image_size, 3].
     """
-    picture = Image.fromarray(image)
-    while min(picture.size) >= 2 * image_size:
-        width, height = picture.size
-        picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = image_size / min(picture.size)
-    width, height = (round(side * scale) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    while min(image.shape[:2]) >= 2 * image_size:
+        height, width = image.shape[:2]
+        half = Image.fromarray(image).resize((width // 2, height // 2), Image.Resampling.BOX)
+        image = np.asarray(half)
+    height, width = image.shape[:2]
+    scale = image_size / min(width, height)
+    width, height = round(width * scale), round(height * scale)
     left, top = (width - image_size) // 2, (height - image_size) // 2
-    return np.asarray(picture)[top : top + image_size, left : left + image_size]
+    window = Window(left, top, image_size, image_size)
+    return resized_part(image, (width, height), window)
 
 
 def resize_shorter_side(image: np.ndarray, resize_size: int) -> np.ndarray:
@@ -42,12 +44,21 @@ def resize_shorter_side(image: np.ndarray, resize_size: int) -> np.ndarray:
     Returns:
         uint8 [H', W', 3].
     """
+    size = _size_of_shorter_side(image, resize_size)
+    return _part_of_resized(image, size, Window(0, 0, *size))
+
+
+def _size_of_shorter_side(image: np.ndarray, resize_size: int) -> tuple[int, int]:
+    """Width and height after `resize_shorter_side`."""
     height, width = image.shape[:2]
-    if min(height, width) == resize_size:
-        return image
     longer = int(resize_size * max(height, width) / min(height, width))
-    size = (resize_size, longer) if width <= height else (longer, resize_size)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return (resize_size, longer) if width <= height else (longer, resize_size)
+
+
+def _part_of_resized(image: np.ndarray, size: tuple[int, int], window: Window) -> np.ndarray:
+    if min(image.shape[:2]) == min(size):
+        return image[window.top :, window.left :][: window.height, : window.width]
+    return resized_part(image, size, window)
 
 
 def squash(image: np.ndarray, image_size: int) -> np.ndarray:
@@ -112,12 +123,11 @@ class RandomCrop(grain_transforms.RandomMap):
         self, element: Record, rng: np.random.Generator
     ) -> Record:
         """Record with its image resized and cropped."""
-        image = resize_shorter_side(element["image"], self.resize_size)
-        height, width = image.shape[:2]
+        width, height = size = _size_of_shorter_side(element["image"], self.resize_size)
         top = int(rng.integers(height - self.image_size + 1))
         left = int(rng.integers(width - self.image_size + 1))
-        image = image[top : top + self.image_size, left : left + self.image_size]
-        return {**element, "image": image}
+        window = Window(left, top, self.image_size, self.image_size)
+        return {**element, "image": _part_of_resized(element["image"], size, window)}
 
 
 class RandomFlip(grain_transforms.RandomMap):
