@@ -86,6 +86,8 @@ class Job:
         phases: What is on in the step after so many finished ones. Where given, `step` has a
             method `in_phases(state, frozen, batch, phases)` that leaves out the rest, which is
             for counting its operations.
+        encoded_by: Fingerprints of the frozen arrays that made the source, where the step does
+            without them.
     """
 
     kind: str
@@ -98,6 +100,7 @@ class Job:
     evaluation: Evaluation | None = None
     initial_weights: Callable[[], tuple[Tree, Tree]] | None = None
     phases: Callable[[int], Any] | None = None
+    encoded_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -143,7 +146,8 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     with CheckpointManager(
         checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints
     ) as manager:
-        inputs = {"frozen": fingerprints(job.frozen), "num_records": len(job.source)}
+        made_with = {**job.encoded_by, **fingerprints(job.frozen)}
+        inputs = {"frozen": made_with, "num_records": len(job.source)}
         state, start_step = _start(job, manager, shapes, shardings, inputs, weights)
         if start_step >= num_steps:
             logging.info(

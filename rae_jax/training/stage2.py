@@ -1,8 +1,10 @@
 """Stage 2: trains a denoiser on the latents of a frozen autoencoder."""
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,15 @@ import numpy as np
 from flax import nnx
 
 from rae_jax import build
-from rae_jax.configuration.schema import GuidanceConfig, SamplerConfig, Stage2Config
+from rae_jax.configuration.schema import (
+    CACHED_LATENTS,
+    GuidanceConfig,
+    SamplerConfig,
+    Stage2Config,
+)
+from rae_jax.data.sources.base import LabelledSource
 from rae_jax.layers.functional import Buffer, abstract, split
+from rae_jax.models.compute import Compute
 from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
@@ -24,6 +33,7 @@ from rae_jax.training.run import (
     PREVIEWS,
     TRAINING,
     Job,
+    Preview,
     addressed_key,
     configured_optimizer,
 )
@@ -44,17 +54,14 @@ def make_job(config: Stage2Config) -> Job:
     """What stage 2 brings to a run.
 
     Raises:
-        FileNotFoundError: Encoder, decoder, statistics or images are not to be had.
+        FileNotFoundError: Encoder, decoder, statistics, images or latents are not to be had.
         ValueError: Settings or files do not fit together.
     """
-    source = build.source(config.data)
-    build.require_classes(source, config.denoiser)
-    to_steps = build.durations(len(source), config.global_batch_size)
-    optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
     compute = build.Compute.of(config)
-    autoencoder = build.pretrained_autoencoder(config.autoencoder, compute)
-    latent_shape = autoencoder.latent_shape(config.data.image_size)
-    autoencoder_definition, frozen = split(autoencoder)
+    latents = _latents(config, compute)
+    latent_shape = latents.shape
+    to_steps = build.durations(len(latents.source), config.global_batch_size)
+    optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
 
     def fresh_denoiser() -> TransformerDenoiser:
         rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
@@ -76,7 +83,7 @@ def make_job(config: Stage2Config) -> Job:
     transport = build.flow_matching(config.transport, latent_shape)
     step_function = Stage2Step(
         definition,
-        autoencoder_definition,
+        None if latents.cached else latents.autoencoder,
         transport,
         optimizer,
         schedule,
@@ -84,13 +91,75 @@ def make_job(config: Stage2Config) -> Job:
         label_dropout=config.label_dropout,
         accumulation=config.gradient_accumulation,
     )
-    index = np.arange(_PREVIEWED, dtype=np.int32)
-    labels = (index % config.denoiser.num_classes).astype(np.int32)
 
     def generator(settings: SamplerConfig, guidance: GuidanceConfig = _UNGUIDED) -> Generator:
         sampler = build.sampler(transport, latent_shape, settings, guidance)
-        return Generator(definition, autoencoder_definition, sampler)
+        return Generator(definition, latents.autoencoder, sampler)
 
+    initial_weights = None
+    if config.init_from:
+        initial_weights = functools.partial(initial_denoiser, config, abstract(fresh_denoiser))
+    return Job(
+        build.STAGE2,
+        config,
+        latents.source,
+        initial_state,
+        step_function,
+        latents.frozen,
+        _preview(config, generator) if build.has_decoder(config.autoencoder) else None,
+        _evaluation(config, generator),
+        initial_weights,
+        encoded_by=latents.encoded_by,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Latents:
+    """What the denoiser learns from.
+
+    Attributes:
+        source: Images or cached latents.
+        shape: (h, w, C) of the latents.
+        autoencoder: Definition that encodes images and decodes samples; None where neither is
+            asked for.
+        frozen: Its arrays.
+        encoded_by: Fingerprints of what made the cached latents; empty for images.
+    """
+
+    source: LabelledSource
+    shape: tuple[int, int, int]
+    autoencoder: Any
+    frozen: Tree
+    encoded_by: Mapping[str, str]
+
+    @property
+    def cached(self) -> bool:
+        return bool(self.encoded_by)
+
+
+def _latents(config: Stage2Config, compute: Compute) -> _Latents:
+    if config.data.source != CACHED_LATENTS:
+        source = build.source(config.data)
+        build.require_classes(source, config.denoiser)
+        autoencoder = build.pretrained_autoencoder(config.autoencoder, compute)
+        shape = autoencoder.latent_shape(config.data.image_size)
+        definition, frozen = split(autoencoder)
+        return _Latents(source, shape, definition, frozen, encoded_by={})
+    cached = build.cached_latents(config.data)
+    build.require_classes(cached, config.denoiser)
+    autoencoder, definition, frozen = None, None, {}
+    # Only to decode samples: a run that shows none does without.
+    if build.has_decoder(config.autoencoder):
+        autoencoder = build.pretrained_autoencoder(config.autoencoder, compute)
+        definition, frozen = split(autoencoder)
+    build.require_same_encoding(cached, config, autoencoder)
+    manifest = cached.manifest
+    return _Latents(cached, manifest.latent_shape, definition, frozen, manifest.fingerprints)
+
+
+def _preview(config: Stage2Config, generator: Callable[..., Generator]) -> Preview:
+    index = np.arange(_PREVIEWED, dtype=np.int32)
+    labels = (index % config.denoiser.num_classes).astype(np.int32)
     generate = {"samples": jax.jit(generator(SamplerConfig()))}
     if config.preview_guidance != _UNGUIDED:
         guided = generator(SamplerConfig(), config.preview_guidance)
@@ -104,20 +173,7 @@ def make_job(config: Stage2Config) -> Job:
             for writer in writers:
                 writer.images(step, name, grid(np.asarray(images), columns=8))
 
-    initial_weights = None
-    if config.init_from:
-        initial_weights = functools.partial(initial_denoiser, config, abstract(fresh_denoiser))
-    return Job(
-        build.STAGE2,
-        config,
-        source,
-        initial_state,
-        step_function,
-        frozen,
-        preview if build.has_decoder(config.autoencoder) else None,
-        _evaluation(config, generator),
-        initial_weights,
-    )
+    return preview
 
 
 def _evaluation(
