@@ -25,7 +25,7 @@ def get_config():
     config.gan.discriminator.key_depths = (0, 1, 2)
     config.gan.discriminator_start = "200 steps"
     config.gan.start = "300 steps"
-    config.gan.optimizer.learning_rate = 2e-3
+    config.gan.optimizer.learning_rate = 2e-4
     config.gan.schedule.warmup = config.schedule.warmup
     config.gan.schedule.end = config.schedule.end
     config.global_batch_size = 32
