@@ -13,6 +13,7 @@ from flax import nnx
 from rae_jax.layers.functional import Buffer
 from rae_jax.ops.space_depth import (
     average_channels,
+    enlarged_convolution,
     pixel_shuffle,
     pixel_unshuffle,
     repeat_channels,
@@ -369,7 +370,8 @@ class Upsample(nnx.Module):
     def __call__(self, maps: Float[Array, "B h w C"]) -> Float[Array, "B H W D"]:
         """Maps of twice the sides."""
         if self.interpolate:
-            larger = self.convolution(maps.repeat(FACTOR, axis=1).repeat(FACTOR, axis=2))
+            kernel, bias = self.convolution.kernel[...], _spread(self.convolution.bias)
+            larger = enlarged_convolution(maps, kernel) + bias.astype(maps.dtype)
         else:
             larger = pixel_shuffle(self.convolution(maps), FACTOR)
         if not self.shortcut:

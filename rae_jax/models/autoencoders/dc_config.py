@@ -185,6 +185,8 @@ class DCConfig:
             raise ValueError(f"entries that {CLASS_NAME} does not have: {', '.join(unknown)}")
         for field in dataclasses.fields(cls):
             _require_type(field.name, values.get(field.name, field.default), field.default)
+        if "scaling_factor" in values:
+            values["scaling_factor"] = float(values["scaling_factor"])
         return cls(**{name: _tuples(value) for name, value in values.items()})
 
     def write(self) -> dict[str, Any]:
