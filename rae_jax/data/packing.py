@@ -17,11 +17,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from rae_jax.data import transforms
 from rae_jax.data.decoding import UnreadableImageError, decode
 from rae_jax.data.records import FORMAT, MANIFEST, Manifest, Shard, pack_file, pack_pixels
+from rae_jax.data.shards import checksum, write_shard
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.files import replacing
@@ -31,7 +31,6 @@ NOTES = "packing"
 
 _BUILTIN = "builtin:digits/"
 _DIGITS_SIDE = 48  # What the bundled encoder takes.
-_READ_BACK = 256
 
 Item = tuple[str, int, str | np.ndarray]
 """Name of an image, label, and its file or pixels."""
@@ -238,60 +237,26 @@ def _ensure(part: _Part) -> Sequence[str]:
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         note = json.loads(part.note.read_text(encoding="utf-8"))
         shard = Shard(**note["shard"])
-        if not shard.records or _checksum(part.path) == shard.sha256:
+        if not shard.records or checksum(part.path) == shard.sha256:
             return note["unreadable"]
-    # A process that outlived a killed run must not write to the same file.
-    partial = part.path.with_name(f"{part.path.name}.{os.getpid()}.partial")
-    try:
-        records, unreadable = _write(part, partial)
-        size, checksum = partial.stat().st_size, _checksum(partial)
-        if records:
-            os.replace(partial, part.path)
-    finally:
-        partial.unlink(missing_ok=True)
-    shard = Shard(part.path.name, records, size, checksum)
+    unreadable: list[str] = []
+    shard = write_shard(part.path, _records(part, unreadable))
     with replacing(part.note) as file:
         note = {"shard": dataclasses.asdict(shard), "unreadable": unreadable}
         file.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     return unreadable
 
 
-def _write(part: _Part, path: pathlib.Path) -> tuple[int, list[str]]:
-    """Writes a shard and reads it back; gives the number of records, and who is left out."""
-    unreadable: list[str] = []
-    digests: list[bytes] = []
-    # Encoded images do not get smaller, and pixels little at the price of half the speed.
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+def _records(part: _Part, unreadable: list[str]) -> Iterator[bytes]:
+    """Records of the images; takes the messages of those that are left out into a list."""
     for name, label, image in part.items:
         content = pathlib.Path(image).read_bytes() if isinstance(image, str) else image
         try:
-            record = part.preparation.record(content, label, name)
+            yield part.preparation.record(content, label, name)
         except UnreadableImageError as error:
             unreadable.append(str(error))
             if len(unreadable) > part.max_unreadable:
                 raise UnreadableImageError(_too_many(str(error), part.max_unreadable)) from error
-            continue
-        writer.write(record)
-        digests.append(hashlib.sha256(record).digest())
-    writer.close()
-    if digests:
-        _require_read_back(path, digests)
-    return len(digests), unreadable
-
-
-def _require_read_back(path: pathlib.Path, digests: Sequence[bytes]) -> None:
-    reader = ArrayRecordReader(str(path))
-    for start in range(0, len(digests), _READ_BACK):
-        stop = min(start + _READ_BACK, len(digests))
-        found = [hashlib.sha256(record).digest() for record in reader.read(start, stop)]
-        if found != digests[start:stop]:
-            raise OSError(f"{path} does not read as it was written; look for a failing disk")
-    reader.close()
-
-
-def _checksum(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _too_many(message: str, limit: int) -> str:
