@@ -38,6 +38,7 @@ class LatentManifest:
 
     Attributes:
         classes: Names of the classes; empty without classes.
+        num_images: How many images there are latents of.
         latent_shape: (h, w, C).
         dtype: Key of `DTYPES`.
         random: Whether records have deviations.
@@ -49,6 +50,7 @@ class LatentManifest:
     """
 
     classes: tuple[str, ...]
+    num_images: int
     latent_shape: tuple[int, int, int]
     dtype: str
     random: bool

@@ -44,9 +44,15 @@ class CachedLatents:
         self.classes = self.manifest.classes
         remedy = "fetch it again, or run tools/cache_latents.py again"
         self._records = ShardReader(self._folder, self.manifest.shards, remedy=remedy)
+        wanted = self.manifest.num_images * self.manifest.versions
+        if len(self._records) != wanted:
+            raise ValueError(
+                f"the shards in {self._folder} must hold {wanted} records, they hold "
+                f"{len(self._records)}; {remedy}"
+            )
 
     def __len__(self) -> int:
-        return len(self._records) // self.manifest.versions
+        return self.manifest.num_images
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         return {READ: functools.partial(self.read, operator.index(index))}
