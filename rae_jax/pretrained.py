@@ -13,6 +13,7 @@ from rae_jax import build
 from rae_jax.checkpointing.experiment import EXPERIMENT_FILE
 from rae_jax.configuration.schema import Stage1Config, parse
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.models.compute import Compute
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.typing import DTypeLike
@@ -33,6 +34,7 @@ def load_autoencoder(
     mesh: Mesh | None = None,
     revision: str | None = None,
     slice_size: int | None = None,
+    tiling: Tiling | None = None,
     unroll: int = 1,
     remat: str = "none",
     **source: Any,
@@ -47,6 +49,7 @@ def load_autoencoder(
         mesh: Arrays go to their shards on it, straight from published files.
         revision: Branch, tag or commit on the hub.
         slice_size: Images at a time inside encoder and decoder; None takes the whole batch.
+        tiling: How large images are cut into tiles; None never cuts. Not of a RAE.
         unroll: Layers per iteration of the loops over layers.
         remat: What the backward pass recomputes, see `scan_layers`.
         **source: Of a stage-1 run: `weights`, "ema" (as unless given) or "raw", and `statistics`,
@@ -60,7 +63,10 @@ def load_autoencoder(
     """
     name = os.fspath(name)
     compute = Compute(dtype, unroll, remat)
-    loading = autoencoders.Loading(compute, slice_size, mesh)
+    loading = autoencoders.Loading(compute, slice_size, tiling, mesh)
+    folder = pathlib.Path(name).expanduser()
+    if "decoder" in source or is_run(folder):
+        loading.refuse_tiling()
     if "decoder" in source:
         _require_known(source, (*_PUBLISHED_ONLY, "statistics"), "an encoder with a decoder's file")
         statistics = source.pop("statistics", None)
@@ -69,7 +75,6 @@ def load_autoencoder(
             name, decoder, statistics, loading, revision=revision, **source
         )
         return _on(mesh, loaded)
-    folder = pathlib.Path(name).expanduser()
     if is_run(folder):
         _require_known(source, (*_TRAINED_ONLY, "statistics"), "a stage-1 run")
         if revision is not None:
@@ -89,11 +94,10 @@ def load_single_file(
     path: str | os.PathLike[str],
     config: Any = None,
     *,
-    dtype: DTypeLike = "float32",
     mesh: Mesh | None = None,
     slice_size: int | None = None,
-    unroll: int = 1,
-    remat: str = "none",
+    tiling: Tiling | None = None,
+    **compute: Any,
 ) -> AnyAutoencoder:
     """The autoencoder in one file, in the layout of its original release.
 
@@ -102,11 +106,10 @@ def load_single_file(
         path: The file.
         config: Options, or where they are; None concludes them from the entries, as far as they
             tell.
-        dtype: See `load_autoencoder`, as for all that follow.
-        mesh: See there.
+        mesh: See `load_autoencoder`, as for all that follow.
         slice_size: See there.
-        unroll: See there.
-        remat: See there.
+        tiling: See there.
+        **compute: `dtype`, `unroll` and `remat`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -115,7 +118,7 @@ def load_single_file(
     load = FAMILIES[class_name].load_single_file
     if load is None:
         raise ValueError(f"there are no single files of {class_name}")
-    loading = autoencoders.Loading(Compute(dtype, unroll, remat), slice_size, mesh)
+    loading = autoencoders.Loading(Compute(**compute), slice_size, tiling, mesh)
     return _on(mesh, load(path, config, loading))
 
 

@@ -85,7 +85,7 @@ def from_tensors(
 def empty(config: DCConfig, loading: Loading | None = None) -> AutoencoderDC:
     """The module with shapes in place of arrays."""
     loading = loading or Loading()
-    options = DCOptions(slice_size=loading.slice_size)
+    options = DCOptions(slice_size=loading.slice_size, tiling=loading.tiling)
     return abstract(
         lambda: AutoencoderDC(
             config, options=options, rngs=nnx.Rngs(0), **loading.compute.arguments

@@ -22,11 +22,13 @@ from rae_jax.models.autoencoders.latent_normalization import (
 )
 from rae_jax.models.autoencoders.rae import AutoencoderRAE, RAEOptions
 from rae_jax.models.autoencoders.rae_config import (
+    CLASS_NAME,
     RAEConfig,
     encoder_type,
     statistics_to_file,
     statistics_to_grid,
 )
+from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.models.compute import Compute
 from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.models.encoders.base import Encoder
@@ -54,12 +56,21 @@ class Loading:
     Attributes:
         compute: How it computes.
         slice_size: See `RAEOptions`.
+        tiling: See `DCOptions`; not of a RAE.
         mesh: Arrays go straight to their shards on it; None puts them on the default device.
     """
 
     compute: Compute = Compute()
     slice_size: int | None = None
+    tiling: Tiling | None = None
     mesh: Mesh | None = None
+
+    def refuse_tiling(self) -> None:
+        """Raises ValueError if images are to be cut, for an autoencoder that cannot."""
+        if self.tiling is not None:
+            raise ValueError(
+                f"{CLASS_NAME} takes images of one size, so it has no tiles; leave out tiling"
+            )
 
     def place(self, path: str, leaf: Any) -> jax.sharding.Sharding | None:
         """Where the array of a leaf goes."""
@@ -101,6 +112,7 @@ def from_diffusers(
     config: RAEConfig, tensors: Mapping[str, np.ndarray], loading: Loading
 ) -> AutoencoderRAE:
     """The autoencoder of diffusers with these options and entries."""
+    loading.refuse_tiling()
     tensors = _without_positions(tensors)
     parts = empty_parts(config, tensors, loading)
     table = diffusers_rae_table(config, tensors)

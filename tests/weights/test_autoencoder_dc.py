@@ -10,10 +10,11 @@ from absl import logging
 from flax import nnx
 from safetensors.numpy import save_file
 
-from rae_jax.models.autoencoders.dc import AutoencoderDC
+from rae_jax.models.autoencoders.dc import AutoencoderDC, DCOptions
 from rae_jax.models.autoencoders.dc_config import RELEASED, DCConfig
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
-from rae_jax.pretrained import load_autoencoder
+from rae_jax.models.autoencoders.tiling import Tiling
+from rae_jax.pretrained import load_autoencoder, save_autoencoder
 from rae_jax.weights.autoencoder_dc import entry_shapes, find_config, to_tensors
 from rae_jax.weights.convert import WeightError
 from rae_jax.weights.readers import read_tensors
@@ -113,9 +114,10 @@ def test_single_files(tmp_path):
     path = file_of("single_file_tiny_in", tmp_path)
     config = tmp_path / "config.json"
     write_json(config, case.config | {"scaling_factor": 0.25})
-    loaded = AutoencoderDC.from_single_file(path, config=config, slice_size=2)
+    tiling = Tiling((64, 64), (48, 48))
+    loaded = AutoencoderDC.from_single_file(path, config=config, slice_size=2, tiling=tiling)
     assert loaded.config == DCConfig.read(case.config | {"scaling_factor": 0.25})
-    assert loaded.options.slice_size == 2
+    assert loaded.options == DCOptions(slice_size=2, tiling=tiling)
     for same_config in (str(tmp_path), loaded.config, loaded.config.write()):
         assert same(AutoencoderDC.from_single_file(path, config=same_config), loaded)
     # The weight file of diffusers is a single file too.
@@ -187,11 +189,11 @@ def test_what_cannot_be_loaded(tmp_path):
     with pytest.raises(ValueError, match="holds AutoencoderDC, not AutoencoderRAE"):
         AutoencoderRAE.from_pretrained(folder)
     with pytest.raises(ValueError, match="style is of the encoders of a RAE"):
-        from rae_jax.pretrained import save_autoencoder
-
         save_autoencoder(tmp_path / "out", load_autoencoder(folder), style="transformers5")
     with pytest.raises(ValueError, match="a folder of diffusers takes nothing more; got weights"):
         load_autoencoder(folder, weights="raw")
+    with pytest.raises(ValueError, match="multiples of 4, got .50, 50. and .40, 40."):
+        load_autoencoder(folder, tiling=Tiling((50, 50), (40, 40)))
     write_json(folder / "config.json", {"_class_name": "AutoencoderTiny"})
     with pytest.raises(ValueError, match="must be one of AutoencoderRAE, .*AutoencoderTiny"):
         load_autoencoder(folder)

@@ -27,6 +27,7 @@ from rae_jax.models.autoencoders.dc_config import (
     Stage,
 )
 from rae_jax.models.autoencoders.slicing import in_slices, require_slice_size
+from rae_jax.models.autoencoders.tiling import Tiling, in_tiles
 from rae_jax.ops.images import from_signed, to_signed
 from rae_jax.ops.space_depth import average_channels, repeat_channels
 from rae_jax.typing import Array, DTypeLike, Float, Key
@@ -39,9 +40,12 @@ class DCOptions:
     Attributes:
         slice_size: Images that go through encoder and decoder at a time, one slice after another
             in the same compiled function, which bounds memory; None takes the whole batch.
+        tiling: How large images are cut into tiles, which bounds memory too and gives slightly
+            different latents and images; None never cuts.
     """
 
     slice_size: int | None = None
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         """Rejects a slice of no images."""
@@ -218,8 +222,13 @@ class AutoencoderDC(nnx.Module):
             unroll: Blocks per iteration of the loop over a stage's blocks.
             remat: What the backward pass recomputes, see `scan_layers`.
             rngs: Source of the initial parameters.
+
+        Raises:
+            ValueError: Tiles do not consist of whole latents.
         """
         self.config, self.options = config, options or DCOptions()
+        if self.options.tiling is not None:
+            self.options.tiling.require_multiples(config.compression)
         self.encoder = DCEncoder(config, dtype=dtype, unroll=unroll, remat=remat, rngs=rngs)
         self.decoder = DCDecoder(config, dtype=dtype, unroll=unroll, remat=remat, rngs=rngs)
 
@@ -288,7 +297,7 @@ class AutoencoderDC(nnx.Module):
         """
         for side in images.shape[1:3]:
             self._require_multiple(side)
-        latents = in_slices(self.encoder, to_signed(images), self.options.slice_size)
+        latents = in_slices(self._encoded, to_signed(images), self.options.slice_size)
         return latents.astype(jnp.float32)
 
     def encode(
@@ -307,7 +316,7 @@ class AutoencoderDC(nnx.Module):
 
     def decode_features(self, features: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
         """Images of latents that are not scaled."""
-        pixels = in_slices(self.decoder, features, self.options.slice_size)
+        pixels = in_slices(self._decoded, features, self.options.slice_size)
         return from_signed(pixels.astype(jnp.float32))
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -319,6 +328,27 @@ class AutoencoderDC(nnx.Module):
         self._require_multiple(image_size)
         side = image_size // self.config.compression
         return side, side, self.config.latent_channels
+
+    def _encoded(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        tiling = self.options.tiling
+        if tiling is None or not tiling.cuts(*pixels.shape[1:3]):
+            return self.encoder(pixels)
+        of_latents = tiling.of_latents(self.config.compression)
+        return in_tiles(
+            self.encoder, pixels, tiling, overlap=of_latents.overlap, keep=of_latents.stride
+        )
+
+    def _decoded(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
+        tiling, step = self.options.tiling, self.config.compression
+        if tiling is None or not tiling.cuts(latents.shape[1] * step, latents.shape[2] * step):
+            return self.decoder(latents)
+        return in_tiles(
+            self.decoder,
+            latents,
+            tiling.of_latents(step),
+            overlap=tiling.overlap,
+            keep=tiling.stride,
+        )
 
     def _require_multiple(self, side: int) -> None:
         step = self.config.compression

@@ -8,6 +8,7 @@ from rae_jax.layers.functional import Buffer, Frozen, freeze, split
 from rae_jax.models.autoencoders.base import Autoencoder
 from rae_jax.models.autoencoders.dc import DCOptions
 from rae_jax.models.autoencoders.dc_config import DCConfig
+from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.ops.images import to_signed
 from tests.comparison import load_case, nhwc_to_nchw
 from tests.models.autoencoders.dc import SINGLE_FILES, TINY, autoencoder_of, images_of, latents_of
@@ -127,3 +128,21 @@ def test_other_sizes_of_images_are_refused(tiny, method):
 def test_slices_of_nothing_are_refused():
     with pytest.raises(ValueError, match="slice_size must be at least 1, got 0"):
         DCOptions(slice_size=0)
+
+
+def test_tiles_are_those_of_diffusers():
+    case = load_case("autoencoder_dc_tiny_tiling")
+    named = case.statement["tiling"]
+    size, stride = (
+        tuple(named[f"tile_sample_{kind}_{side}"] for side in ("height", "width"))
+        for kind in ("min", "stride")
+    )
+    inputs = images_of(case, "pixel_values"), latents_of(case, "latents")
+    tiled = autoencoder_of(case, options=DCOptions(tiling=Tiling(size, stride)))
+    found = answers(tiled, *inputs)
+    case.assert_close("latent", found["latent"])
+    case.assert_close("sample", found["sample"])
+    # No image is larger than these tiles.
+    whole = answers(autoencoder_of(case, options=DCOptions(tiling=Tiling())), *inputs)
+    case.assert_close("whole_latent", whole["latent"])
+    case.assert_close("whole_sample", whole["sample"])

@@ -10,6 +10,7 @@ from rae_jax.models.autoencoders.rae_config import (
     statistics_to_file,
     statistics_to_grid,
 )
+from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.models.compute import Compute
 from rae_jax.sharding.mesh import batch_sharding, make_mesh, replicated
 from rae_jax.weights.autoencoders import Loading
@@ -188,3 +189,9 @@ def test_statistics_with_a_batch_axis():
     values = np.arange(30, dtype=np.float32).reshape(1, 6, 5)
     there = statistics_to_grid(values, (2, 3), reshape_to_2d=False)
     np.testing.assert_array_equal(there, values.reshape(2, 3, 5))
+
+
+def test_it_has_no_tiles():
+    case = load_case("diffusers_rae_tiny_mae_tf5names")
+    with pytest.raises(ValueError, match="images of one size, so it has no tiles"):
+        autoencoder_of(case, Loading(tiling=Tiling()))
