@@ -35,6 +35,7 @@ CORE = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11.0",
+    "PyYAML>=6.0",
     "safetensors>=0.8.0",
     "scikit-learn>=1.5",
     "scipy>=1.14",
