@@ -34,6 +34,7 @@ FULL_COUNT = 50_000
 """Samples that published scores are of."""
 
 _NEIGHBOURS, _RECALL_NEIGHBOURS = 7, 3
+_LINE = 4
 _SPLITS = 10
 _ROWS = 4096
 OF_FEATURES = ("precision_recall", "kid")
@@ -43,8 +44,8 @@ OF_FEATURES = ("precision_recall", "kid")
 def evaluate(config: GenerationEvaluationConfig, workdir: str | pathlib.Path) -> Result:
     """Scores images as `config` says; several processes share the work.
 
-    Writes `scores.json`, and `neighbours.png`: samples in the first column, each followed by the
-    real images nearest to it in feature space.
+    Writes `scores.json`, and `neighbours.png`: samples left of a white line, right of it
+    the real images nearest to each in feature space.
 
     Raises:
         FileNotFoundError: Images, statistics or weights are missing.
@@ -236,8 +237,9 @@ def _draw(
     found = nearest(samples.features.pooled[index], reference.features.pooled, among)
     shown = images.read(index)
     near = _fitting(real.read(found.reshape(-1)), shown.shape[1:3])
-    rows = np.concatenate([shown[:, None], near.reshape(count, among, *shown.shape[1:])], axis=1)
-    save_png(path, grid(rows.reshape(-1, *shown.shape[1:]), columns=1 + among))
+    columns = grid(shown, columns=1), grid(near, columns=among)
+    line = np.full((len(columns[0]), _LINE, 3), 255, np.uint8)
+    save_png(path, np.concatenate([columns[0], line, columns[1]], axis=1))
 
 
 def _fitting(

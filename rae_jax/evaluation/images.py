@@ -29,6 +29,9 @@ from rae_jax.sampling.save import open_images, read_header
 from rae_jax.typing import Int, UInt8
 
 ARRAY = "arr_0"
+PACKED, PACKED_FILE = "images", "images.npz"
+"""Kind of a work folder of `tools/pack_images.py`, and its file."""
+
 JPEG = "JPEG files"
 """In the note of a set that was compressed with loss."""
 
@@ -102,7 +105,7 @@ def open_set(config: ImagesConfig) -> ImageSet:
 
 
 def open_path(path: str | pathlib.Path) -> ImageSet:
-    """Images of an npz, of a folder of files, or of a work folder of samples.
+    """Images of an npz, of a folder of files, or of a work folder of one of our tools.
 
     Raises:
         FileNotFoundError: Nothing is there.
@@ -110,12 +113,7 @@ def open_path(path: str | pathlib.Path) -> ImageSet:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        kind = _kind(path)
-        if kind == samples.KIND:
-            return _from_samples(path)
-        # The picture of all reconstructions lies beside them.
-        leave_out = path / reconstruct.PICTURE if kind == reconstruct.KIND else None
-        return from_folder(path, leave_out=leave_out)
+        return _from_any_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"no images at {path}; name an npz, or a folder of images")
     if path.suffix != ".npz":
@@ -123,20 +121,37 @@ def open_path(path: str | pathlib.Path) -> ImageSet:
     return from_npz(path)
 
 
-def _kind(folder: pathlib.Path) -> str:
+def kind_of(folder: pathlib.Path) -> str:
+    """Kind of a work folder; "" for any other folder."""
     try:
         return read_experiment(folder)[0]
     except (FileNotFoundError, ValueError):
         return ""
 
 
-def _from_samples(folder: pathlib.Path) -> ImageSet:
-    if not (folder / samples.NPZ).exists():
+def _from_any_folder(folder: pathlib.Path) -> ImageSet:
+    kind = kind_of(folder)
+    results = {
+        samples.KIND: (samples.NPZ, "tools/sample.py"),
+        PACKED: (PACKED_FILE, "tools/pack_images.py"),
+    }
+    if kind in results:
+        name, tool = results[kind]
+        if not (folder / name).exists():
+            raise ValueError(
+                f"the {kind} in {folder} are not finished; start {tool} again with "
+                f"--workdir={folder}"
+            )
+        return from_npz(folder / name)
+    if kind not in ("", reconstruct.KIND):
         raise ValueError(
-            f"the samples in {folder} are not finished; start tools/sample.py again with "
-            f"--workdir={folder}"
+            f"{folder} is a work folder of another kind, {kind!r}, whose pictures are no set of "
+            "images to score; name a folder of images, an npz, or a work folder of samples or "
+            "reconstructions"
         )
-    return from_npz(folder / samples.NPZ)
+    # The picture of all reconstructions lies beside them.
+    leave_out = folder / reconstruct.PICTURE if kind == reconstruct.KIND else None
+    return from_folder(folder, leave_out=leave_out)
 
 
 def from_npz(path: str | pathlib.Path) -> ImageSet:
@@ -147,7 +162,10 @@ def from_npz(path: str | pathlib.Path) -> ImageSet:
     """
     path = pathlib.Path(path)
     compressed = _require_array(path)
-    images = _unpacked(path) if compressed else open_images(path)
+    try:
+        images = _unpacked(path) if compressed else open_images(path)
+    except ValueError as error:
+        raise ValueError(f"cannot read {ARRAY} of {path}: {error}") from error
     _require_pixels(path, images)
     return ImageSet(str(path), len(images), images.shape[1:3], lambda index: images[index])
 
@@ -185,7 +203,7 @@ def _unpacked(path: pathlib.Path) -> np.ndarray:
             with zipfile.ZipFile(path) as archive, archive.open(f"{ARRAY}.npy") as member:
                 shutil.copyfileobj(member, file)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}); write or fetch it again") from error
+            raise ValueError(f"the file is damaged ({error}); write or fetch it again") from error
         file.seek(0)
         shape, dtype = read_header(file)
         # The mapping outlives the file object.

@@ -9,13 +9,12 @@ from absl import logging
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import PackingConfig, ReferenceStatisticsConfig, as_dict
 from rae_jax.evaluation.features import make_extractor
-from rae_jax.evaluation.images import ImageSet, open_set
-from rae_jax.evaluation.references import compute
+from rae_jax.evaluation.images import PACKED, PACKED_FILE, ImageSet, open_set
+from rae_jax.evaluation.references import STATISTICS, STATISTICS_FILE, compute
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.sampling.save import save_npz
 from rae_jax.sharding.processes import is_main_process, require_one_process, wait_for_all
 
-STATISTICS_FILE, IMAGES_FILE = "reference_statistics.npz", "images.npz"
 _PART = 256
 
 
@@ -34,7 +33,7 @@ def compute_reference(
         ValueError: They are of the wrong kind, or damaged.
     """
     experiment = (
-        "reference statistics",
+        STATISTICS,
         as_dict(config),
         ("extractor.rows", "images.data.num_threads"),
         (STATISTICS_FILE,),
@@ -69,8 +68,8 @@ def pack(config: PackingConfig, workdir: str | pathlib.Path) -> pathlib.Path:
     """
     require_one_process("packing images")
     images = open_set(config.images)
-    folder = open_workdir(workdir, "images", as_dict(config), results=[IMAGES_FILE])
-    path = folder / IMAGES_FILE
+    folder = open_workdir(workdir, PACKED, as_dict(config), results=[PACKED_FILE])
+    path = folder / PACKED_FILE
     if path.exists():
         logging.info("%s is there already", path)
         return path

@@ -1,7 +1,7 @@
 """How close reconstructions come to their originals."""
 
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -17,10 +17,11 @@ from rae_jax.evaluation.report import FILE, Result, as_numbers, facts, size_warn
 from rae_jax.evaluation.rows import RowFunction
 from rae_jax.evaluation.structural_similarity import ssim
 from rae_jax.layers.functional import split
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
-from rae_jax.ops.images import to_float, to_signed
-from rae_jax.sampling.reconstruct import Reconstructor
+from rae_jax.ops.images import to_float, to_signed, to_uint8
+from rae_jax.pretrained import load_autoencoder
 from rae_jax.sharding.processes import is_main_process, ordered_rows, wait_for_all
 from rae_jax.typing import Array, Float, Int, Tree, UInt8
 from rae_jax.weights.auxiliary import LPIPS_FILE, VGG16_FILE, load_lpips
@@ -29,12 +30,13 @@ KIND = "evaluation of reconstructions"
 PICTURE = "pairs.png"
 
 _FLOOR = 1e-10
-_PART = 64
 _WHAT = "reconstructions"
 
 Images = UInt8[np.ndarray, "N H W 3"]
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(reconstructions, originals), uint8 [N, H, W, 3], to one number per pair."""
+Reconstruct = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(numbers, originals) to reconstructions."""
 
 
 def psnr(
@@ -211,47 +213,70 @@ def evaluate(config: ReconstructionEvaluationConfig, workdir: str | pathlib.Path
     measures = make_measures(config.metrics, config.lpips, rows=config.extractor.rows)
     collector = PairCollector(measures, extractor, reference)
     originals = open_set(config.originals)
-    pairs, notes = _pairs(config, originals)
+    reconstruct, notes = _reconstructions(config, originals)
     folder = open_workdir(workdir, KIND, as_dict(config), ("extractor.rows",), results=[FILE])
+    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    part_size = config.extractor.rows * jax.local_device_count()
     with progress_bar(originals.count, description="scoring", unit="image") as bar:
-        for index, images, reconstructions in pairs:
-            if config.pictured and index[0] == 0:
-                shown = [part[: config.pictured] for part in (images, reconstructions)]
-                save_png(folder / PICTURE, grid(np.concatenate(shown), columns=len(shown[0])))
-            collector.add(index, images, reconstructions)
+        for index, images in originals.parts(part_size, **place):
+            collector.add(index, images, reconstruct(index, images))
             bar.update(len(index) * jax.process_count())
     result = collector.result(originals.name, notes)
     if is_main_process():
+        if config.pictured:
+            _draw(folder / PICTURE, originals, reconstruct, config.pictured)
         result.save(folder)
     wait_for_all("evaluation.written")
     return result
 
 
-Pairs = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""(numbers, originals, reconstructions) of this process, part by part."""
+def _draw(path: pathlib.Path, originals: ImageSet, reconstruct: Reconstruct, pictured: int) -> None:
+    # Evenly spread, because sets often come sorted by class.
+    count = min(pictured, originals.count)
+    index = np.linspace(0, originals.count - 1, count).astype(np.int64)
+    images = originals.read(index)
+    save_png(path, grid(np.concatenate([images, reconstruct(index, images)]), columns=count))
 
 
-def _pairs(
+def _reconstructions(
     config: ReconstructionEvaluationConfig, originals: ImageSet
-) -> tuple[Pairs, tuple[str, ...]]:
-    """The pairs, and what a reader of scores must know of the images."""
-    place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    parts = originals.parts(_PART, **place)
+) -> tuple[Reconstruct, tuple[str, ...]]:
+    """The reconstructions, and what a reader of scores must know of the images."""
     if not config.reconstructions:
-        reconstruct = Reconstructor(config.checkpoint, weights=config.weights, batch_size=_PART)
-        side = reconstruct.image_size
-        if originals.image_size != (side, side):
-            height, width = originals.image_size
-            raise ValueError(
-                f"the autoencoder in {config.checkpoint} takes images of {side} x {side} pixels, "
-                f"the originals have {width} x {height}; take them as a data set with "
-                f"originals.data.image_size={side}"
-            )
-        return ((index, images, reconstruct(images)) for index, images in parts), originals.notes
+        return _made_now(config, originals), originals.notes
     made = open_path(config.reconstructions)
     _require_alike(originals, made)
     notes = (*originals.notes, *(note for note in made.notes if note not in originals.notes))
-    return ((index, images, made.read(index)) for index, images in parts), notes
+    return lambda index, _: made.read(index), notes
+
+
+def _made_now(config: ReconstructionEvaluationConfig, originals: ImageSet) -> Reconstruct:
+    """By the autoencoder of a run, on all devices of this process."""
+    source: dict[str, Any] = {} if config.weights == "ema" else {"weights": config.weights}
+    autoencoder = load_autoencoder(config.checkpoint, **source)
+    _require_size(config.checkpoint, autoencoder, originals.image_size)
+    definition, frozen = split(autoencoder)
+
+    def reconstruct(frozen: Tree, images: Array) -> dict[str, Array]:
+        return {"images": to_uint8(definition.merge(frozen)(to_float(images)))}
+
+    compiled = RowFunction(reconstruct, frozen, rows=config.extractor.rows)
+    return lambda _, images: compiled(images)["images"]
+
+
+def _require_size(checkpoint: str, autoencoder: Any, size: tuple[int, int]) -> None:
+    """Raises ValueError unless the autoencoder gives back images of the size of the originals."""
+    if not isinstance(autoencoder, AutoencoderRAE):
+        for side in size:
+            autoencoder.latent_shape(side)
+        return
+    side = autoencoder.image_size
+    if size != (side, side):
+        raise ValueError(
+            f"the autoencoder in {checkpoint} takes images of {side} x {side} pixels, the "
+            f"originals have {size[1]} x {size[0]}; take them as a data set with "
+            f"originals.data.image_size={side}"
+        )
 
 
 def _require_alike(originals: ImageSet, made: ImageSet) -> None:

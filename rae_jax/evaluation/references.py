@@ -7,6 +7,8 @@ Three kinds of npz are read: ours; those of the ADM suite and of pytorch-fid wit
 import dataclasses
 import os
 import pathlib
+import zipfile
+import zlib
 
 import jax
 import numpy as np
@@ -14,11 +16,14 @@ import numpy as np
 from rae_jax.configuration.schema import ImagesConfig
 from rae_jax.evaluation.features import INCEPTION, Extractor, Features
 from rae_jax.evaluation.frechet import Moments, StreamingMoments
-from rae_jax.evaluation.images import ARRAY, ImageSet, from_npz, npz_keys, open_set
+from rae_jax.evaluation.images import ARRAY, ImageSet, from_npz, kind_of, npz_keys, open_set
 from rae_jax.files import replacing
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.sharding.processes import from_all, ordered_rows
 from rae_jax.typing import Int, UInt8
+
+STATISTICS, STATISTICS_FILE = "reference statistics", "reference_statistics.npz"
+"""Kind of a work folder of `tools/compute_reference_statistics.py`, and its file."""
 
 GENERATION, RECONSTRUCTION = "generation", "reconstruction"
 """Purposes of a reference: gFID compares with training images, rFID with the originals."""
@@ -202,7 +207,7 @@ def open_reference(
     """Statistics to score against, read or computed, and their images where those are there.
 
     Args:
-        config: Images, or an npz of statistics.
+        config: Images, or statistics as an npz or the work folder that they were computed in.
         extractor: Network of the features.
         keep: Whether features are needed; those of an ADM file are taken of its `arr_0`.
 
@@ -210,7 +215,7 @@ def open_reference(
         FileNotFoundError: Nothing is there.
         ValueError: It is damaged, of another network, or of other contents.
     """
-    path = pathlib.Path(config.path)
+    path = _statistics_in(config.path)
     if path.suffix != ".npz" or not path.is_file():
         images = open_set(config)
         return compute(images, extractor, keep=keep), images
@@ -232,6 +237,19 @@ def open_reference(
     return dataclasses.replace(statistics, **known), images
 
 
+def _statistics_in(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path itself, or the file in a work folder of statistics."""
+    folder = pathlib.Path(path)
+    if not str(path) or kind_of(folder) != STATISTICS:
+        return folder
+    if not (folder / STATISTICS_FILE).exists():
+        raise FileNotFoundError(
+            f"the statistics in {folder} are not finished; start "
+            f"tools/compute_reference_statistics.py again with --workdir={folder}"
+        )
+    return folder / STATISTICS_FILE
+
+
 def load(path: str | os.PathLike[str]) -> SetStatistics:
     """Reads what `SetStatistics.save` wrote, or a file of the ADM suite or of pytorch-fid.
 
@@ -239,7 +257,7 @@ def load(path: str | os.PathLike[str]) -> SetStatistics:
         FileNotFoundError: No such file.
         ValueError: It is damaged, or holds something else.
     """
-    path = pathlib.Path(path)
+    path = _statistics_in(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no statistics at {path}; make them with tools/compute_reference_statistics.py"
@@ -253,6 +271,13 @@ def load(path: str | os.PathLike[str]) -> SetStatistics:
             f"{path} must hold mu and sigma, it holds {', '.join(sorted(keys)) or 'nothing'}; "
             "make statistics with tools/compute_reference_statistics.py"
         )
+    try:
+        return _read(path, keys, pair)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); write or fetch it again") from error
+
+
+def _read(path: pathlib.Path, keys: set[str], pair: tuple[str, str]) -> SetStatistics:
     with np.load(path) as arrays:
         moments = _moments(path, arrays, *pair)
         spatial = None

@@ -96,14 +96,18 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the array in an open npy file, which is left at the first value.
 
     Raises:
-        ValueError: It is no npy file in the order of C.
+        ValueError: It is no npy file of plain values in the order of C.
     """
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
+    if version not in readers:
+        raise ValueError(f"the array must be in version 1 or 2 of its format, not {version}")
     shape, fortran_order, dtype = readers[version](file)
+    if dtype.hasobject:  # Addresses of objects, which a mapping would follow into nowhere.
+        raise ValueError("the array must hold numbers, not objects of Python")
     if fortran_order:
         raise ValueError("the array must be in the order of C, not of Fortran")
     return shape, dtype

@@ -201,10 +201,11 @@ def test_neighbours_of_real_images_are_themselves(folder, tmp_path):
     with Image.open(tmp_path / "neighbours.png") as image:
         picture = np.asarray(image)
     step = SIZE + 2
-    assert picture.shape == (2 + 3 * step, 2 + 8 * step, 3)
-    cells = (
-        picture[2:, 2:].reshape(3, step, 8, step, 3).transpose(0, 2, 1, 3, 4)[:, :, :SIZE, :SIZE]
-    )
+    left = 2 + step + 2  # Of the white line between samples and neighbours.
+    assert picture.shape == (2 + 3 * step, left + 2 + 2 + 7 * step, 3)
+    assert (picture[:, left - 2 : left + 2] == 255).all()
+    rows = np.delete(picture, np.s_[left - 2 : left + 4], axis=1)[2:, 2:]
+    cells = rows.reshape(3, step, 8, step, 3).transpose(0, 2, 1, 3, 4)[:, :, :SIZE, :SIZE]
     np.testing.assert_array_equal(cells[:, 0], digits("test", 60)[[0, 29, 59]])
     np.testing.assert_array_equal(cells[:, 0], cells[:, 1])
     assert (cells[:, 1] != cells[:, 2]).any(axis=(1, 2, 3)).all()

@@ -75,6 +75,22 @@ def test_a_work_folder_of_samples(tmp_path, pixels):
     np.testing.assert_array_equal(open_path(tmp_path).read(EVERY), pixels)
 
 
+def test_a_work_folder_of_packed_images(tmp_path, pixels):
+    (tmp_path / "config.json").write_text(json.dumps({"kind": "images", "config": {}}))
+    with pytest.raises(ValueError, match="the images in .* are not finished; start tools/pack_im"):
+        open_path(tmp_path)
+    save_npz(tmp_path / "images.npz", [pixels], None, num_images=len(pixels))
+    np.testing.assert_array_equal(open_path(tmp_path).read(EVERY), pixels)
+
+
+def test_pictures_of_a_run_are_no_set(tmp_path, pixels):
+    (tmp_path / "config.json").write_text(json.dumps({"kind": "stage1", "config": {}}))
+    write(tmp_path / "images", pixels)
+    with pytest.raises(ValueError, match="is a work folder of another kind, 'stage1', whose"):
+        open_path(tmp_path)
+    np.testing.assert_array_equal(open_path(tmp_path / "images").read(EVERY), pixels)
+
+
 def test_a_work_folder_of_reconstructions_without_its_overview(tmp_path, pixels):
     note = {"kind": "reconstructions", "config": {}}
     (tmp_path / "config.json").write_text(json.dumps(note))
@@ -131,6 +147,20 @@ def test_an_npz_of_floats_tells_their_range(npz, pixels):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_of_objects_is_not_followed_into_memory(npz, save):
+    path = npz(save, arr_0=np.array([1, "two", None], object))
+    with pytest.raises(ValueError, match=f"cannot read arr_0 of {path}: .* numbers, not objects"):
+        open_path(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_in_the_order_of_fortran(npz, pixels, save):
+    path = npz(save, arr_0=np.asfortranarray(pixels))
+    with pytest.raises(ValueError, match=f"cannot read arr_0 of {path}: .* order of C"):
+        open_path(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_truncated_npz(npz, pixels, save):
     path = npz(save, arr_0=pixels)
     whole = path.read_bytes()
@@ -144,7 +174,7 @@ def test_a_damaged_compressed_npz(npz, pixels):
     data = bytearray(path.read_bytes())
     data[200:300] = bytes(100)
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=f"{path} is damaged"):
+    with pytest.raises(ValueError, match=f"cannot read arr_0 of {path}: the file is damaged"):
         open_path(path)
 
 

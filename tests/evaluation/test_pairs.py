@@ -15,6 +15,7 @@ from rae_jax.evaluation.frechet import Moments, frechet_distance
 from rae_jax.evaluation.images import from_npz
 from rae_jax.evaluation.reconstruction import PairCollector, evaluate, make_measures, psnr
 from rae_jax.evaluation.references import SetStatistics, compute
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from tests.evaluation.extractors import DIGITS, SIZE, digits, digits_extractor
 
 COUNT = 70
@@ -98,20 +99,29 @@ def test_pairs_of_folders_and_files(folder, tmp_path, pair, first, second):
         picture = np.asarray(image)
     step = SIZE + 2
     assert picture.shape == (2 + 2 * step, 2 + 4 * step, 3)
-    np.testing.assert_array_equal(picture[2 + step : 2 + step + SIZE, 2 : 2 + SIZE], pair[1][0])
+    # Spread evenly over the set.
+    for column, number in enumerate((0, 23, 46, 69)):
+        for row, images in enumerate(pair):
+            top, left = 2 + row * step, 2 + column * step
+            shown = picture[top : top + SIZE, left : left + SIZE]
+            np.testing.assert_array_equal(shown, images[number])
 
 
 def test_an_autoencoder_makes_the_reconstructions(tmp_path, monkeypatch):
-    class Reconstructor:
+    class Negative(AutoencoderRAE):
         image_size = SIZE
 
-        def __init__(self, checkpoint, *, weights, batch_size):
-            assert (checkpoint, weights) == ("runs/stage1", "raw")
+        def __init__(self):
+            pass
 
         def __call__(self, images):
-            return 255 - images
+            return 1 - images
 
-    monkeypatch.setattr(reconstruction, "Reconstructor", Reconstructor)
+    def load(checkpoint, **source):
+        assert (checkpoint, source) == ("runs/stage1", {"weights": "raw"})
+        return Negative()
+
+    monkeypatch.setattr(reconstruction, "load_autoencoder", load)
     data = DataConfig(source="digits", split="test", image_size=SIZE, crop="none")
     settings = ReconstructionEvaluationConfig(
         originals=ImagesConfig(data=data),
@@ -122,7 +132,7 @@ def test_an_autoencoder_makes_the_reconstructions(tmp_path, monkeypatch):
     )
     images = digits("test", 360)
     assert evaluate(settings, tmp_path).scores["psnr"] == psnr(255 - images, images).mean()
-    Reconstructor.image_size = 64
+    Negative.image_size = 64
     with pytest.raises(ValueError, match="takes images of 64 x 64 pixels, the originals have 48"):
         evaluate(settings, tmp_path / "other")
 
@@ -163,3 +173,15 @@ def test_what_are_no_pairs(folder, tmp_path):
     with pytest.raises(ValueError, match="set --config.reconstructions to the reconstructions, or"):
         evaluate(config(originals, ""), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_autoencoders_without_a_fixed_size_say_what_they_divide():
+    class Halving:
+        def latent_shape(self, image_size):
+            if image_size % 2:
+                raise ValueError(f"odd: {image_size}")
+            return image_size // 2, image_size // 2, 4
+
+    reconstruction._require_size("name", Halving(), (8, 6))
+    with pytest.raises(ValueError, match="odd: 7"):
+        reconstruction._require_size("name", Halving(), (8, 7))

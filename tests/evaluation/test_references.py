@@ -160,3 +160,24 @@ def test_missing_files(tmp_path):
         load(tmp_path / "absent.npz")
     with pytest.raises(ValueError, match=r"must end in \.npz"):
         dataclasses.replace(SetStatistics("x", "y", MOMENTS)).save(tmp_path / "set.npy")
+
+
+def test_a_damaged_file(tmp_path):
+    path = tmp_path / "set.npz"
+    SetStatistics("x", INCEPTION, MOMENTS).save(path)
+    data = bytearray(path.read_bytes())
+    data[400] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=f"{path} is damaged .*; write or fetch it again"):
+        load(path)
+
+
+def test_a_work_folder_of_statistics(tmp_path, extract):
+    (tmp_path / "config.json").write_text('{"kind": "reference statistics", "config": {}}')
+    config = ImagesConfig(path=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="are not finished; start tools/compute_reference"):
+        open_reference(config, extract, keep=False)
+    made = SetStatistics("digits", extract.label, MOMENTS, count=30)
+    made.save(tmp_path / "reference_statistics.npz")
+    assert_same(load(tmp_path).moments, MOMENTS)
+    assert open_reference(config, extract, keep=False)[0].count == 30

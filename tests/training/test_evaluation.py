@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rae_jax.configuration.schema import (
     DataConfig,
     ExtractorConfig,
     GenerationEvaluationConfig,
+    GuidanceConfig,
     ImagesConfig,
     ReconstructionEvaluationConfig,
     Stage1EvaluationConfig,
@@ -81,7 +83,11 @@ def test_reconstructions_score_as_those_of_the_finished_run(originals, tmp_path)
     assert noted[4]["evaluation/ema/psnr"] != noted[4]["evaluation/raw/psnr"]
 
 
-def test_samples_score_as_those_of_the_finished_run(runs, originals, tmp_path):
+GUIDED = GuidanceConfig(method="classifier_free", scale=2.0)
+
+
+@pytest.mark.parametrize("guidance", [GuidanceConfig(), GUIDED], ids=["unguided", "guided"])
+def test_samples_score_as_those_of_the_finished_run(runs, originals, tmp_path, guidance):
     config = pipeline.stage2(runs)
     sampler = pipeline.sampling(runs).sampler
     settings = Stage2EvaluationConfig(
@@ -92,11 +98,18 @@ def test_samples_score_as_those_of_the_finished_run(runs, originals, tmp_path):
         reference=originals,
         metrics=("fid", "precision_recall"),
         sampler=sampler,
+        guidance=guidance,
     )
     run = stage2.train(dataclasses.replace(config, evaluation=settings), tmp_path / "run")
     (noted,) = scores(run).values()
     sampling = pipeline.sampling(
-        runs, checkpoint=str(run), num_images=COUNT, labels="equal", seed=0, sampler=sampler
+        runs,
+        checkpoint=str(run),
+        num_images=COUNT,
+        labels="equal",
+        seed=0,
+        sampler=sampler,
+        guidance=guidance,
     )
     offline = GenerationEvaluationConfig(
         samples=ImagesConfig(path=str(make_samples(sampling, tmp_path / "samples"))),
@@ -141,5 +154,17 @@ def test_settings_that_make_no_sense_are_errors():
         Stage1EvaluationConfig(every="sometimes")
     with pytest.raises(ConfigError, match=r"weights must be some of \('ema', 'raw'\)"):
         Stage2EvaluationConfig(weights=("best",))
+    with pytest.raises(ConfigError, match="kid_subset_size must be at least 2"):
+        Stage2EvaluationConfig(kid_subset_size=1)
     with pytest.raises(ConfigError, match="metrics must be some of"):
         Stage2EvaluationConfig(metrics=("psnr",), extractor=ExtractorConfig())
+
+
+@pytest.mark.parametrize(
+    ("guidance", "label_dropout"),
+    [(GUIDED, 0.0), (GuidanceConfig(method="autoguidance", checkpoint="run"), 0.1)],
+)
+def test_guidance_that_the_run_has_not_is_told_at_once(guidance, label_dropout):
+    settings = Stage2EvaluationConfig(every="1 steps", guidance=guidance)
+    with pytest.raises(ConfigError, match="evaluation.guidance.method must be 'none' or, with a"):
+        pipeline.stage2(pathlib.Path("runs"), label_dropout=label_dropout, evaluation=settings)
