@@ -4,7 +4,8 @@ python tools/export_weights.py --kind=decoder --source=runs/stage1 --output=mode
 
 Kinds: decoder, dit_dh and lightning_dit from work folders, statistics from an npz, encoder from
 any folder or name that the configs take, autoencoder (a folder of diffusers) from the work folder
-of a decoder. The way back is tools/convert_weights.py; see docs/porting.md.
+of a decoder, release (a folder with all of these) from that of a stage-1 run. The way back is
+tools/convert_weights.py; see docs/porting.md.
 """
 
 from absl import flags as absl_flags
@@ -12,15 +13,15 @@ from absl import flags as absl_flags
 from rae_jax.configuration import flags
 
 _KIND = absl_flags.DEFINE_string(
-    "kind", "", "decoder, dit_dh, lightning_dit, statistics, encoder, autoencoder."
+    "kind", "", "decoder, dit_dh, lightning_dit, statistics, encoder, autoencoder, release."
 )
 _SOURCE = absl_flags.DEFINE_string("source", "", "Work folder, npz, or name of an encoder.")
 _OUTPUT = absl_flags.DEFINE_string(
-    "output", "", "New file, .pt or .safetensors; for encoder and autoencoder a new folder."
+    "output", "", "New file, .pt or .safetensors; for encoder, autoencoder, release a new folder."
 )
 _WEIGHTS = absl_flags.DEFINE_string("weights", "ema", "ema, raw, or both as a training checkpoint.")
 _STATISTICS = absl_flags.DEFINE_string(
-    "statistics", "", "Latent statistics (npz) to write into an autoencoder."
+    "statistics", "", "Latent statistics (npz) to write into an autoencoder or a release."
 )
 _VERIFY = absl_flags.DEFINE_bool("verify", False, "Read the file back and compare bit for bit.")
 

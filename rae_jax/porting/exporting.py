@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from rae_jax import build
 from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.schema import Stage1Config, parse
 from rae_jax.configuration.section import nearest
 from rae_jax.files import new_folder, replacing, require_absent
 from rae_jax.porting import workdirs
@@ -22,7 +24,10 @@ from rae_jax.weights.registry import AUTOENCODER, KINDS, NAMES, STATISTICS, Stat
 from rae_jax.weights.torch_files import read_torch, write_torch
 
 _BOTH = "both"
-_FOLDERS = ("encoder", AUTOENCODER)
+RELEASE = "release"
+"""Kind of a folder with all that can be made of a stage-1 run."""
+
+_FOLDERS = ("encoder", AUTOENCODER, RELEASE)
 _NAMES = {checkpoints.EMA: "ema", checkpoints.RAW: "model"}
 """Keys of the sets of weights in a training checkpoint of the original."""
 
@@ -40,11 +45,11 @@ def export_file(
     """Writes one published file.
 
     Args:
-        kind: Name in the registry.
+        kind: Name in the registry, or `RELEASE`.
         source: A work folder, an npz of statistics, or the name of an encoder.
-        output: A file (.pt or .safetensors), or for encoders and autoencoders a folder.
+        output: A file (.pt or .safetensors), or for encoders, autoencoders and releases a folder.
         weights: "ema", "raw", or "both" as a training checkpoint `{"model": ..., "ema": ...}`.
-        statistics: For autoencoders, an npz of latent statistics to write into it.
+        statistics: For autoencoders and releases, an npz of latent statistics to write into it.
         verify: Read back what was written and compare it bit for bit; nothing stays if it differs.
         say: Gets what is to be told, line by line.
 
@@ -59,6 +64,8 @@ def export_file(
         _encoder(source, output, verify)
     elif kind == AUTOENCODER:
         _autoencoder(source, output, weights, statistics, verify)
+    elif kind == RELEASE:
+        _release(source, output, weights, statistics, verify, say)
     else:
         content = _statistics(source) if kind == "statistics" else _model(kind, source, weights)
         _write(output, content, verify)
@@ -69,9 +76,9 @@ def _require_options(kind: str, source: str, output: str, weights: str, statisti
     for name, value in (("kind", kind), ("source", source), ("output", output)):
         if not value:
             raise ConfigError(f"--{name} is missing")
-    if kind not in NAMES:
-        raise ConfigError(f"unknown --kind={kind}: {nearest(kind, NAMES)}")
-    if statistics and kind != AUTOENCODER:
+    if kind not in (*NAMES, RELEASE):
+        raise ConfigError(f"unknown --kind={kind}: {nearest(kind, (*NAMES, RELEASE))}")
+    if statistics and kind not in (AUTOENCODER, RELEASE):
         raise ConfigError(f"--statistics is not read for --kind={kind}; leave it out")
     legal = (*_NAMES, _BOTH) if kind in STAGES else tuple(_NAMES)
     if weights not in legal:
@@ -106,6 +113,29 @@ def _autoencoder(source: str, output: str, weights: str, statistics: str, verify
             _, written = family_of(module).export(module)
             _, again = family_of(module).export(load_autoencoder(str(partial)))
             _require_same(again, written, output)
+
+
+def _release(
+    source: str,
+    output: str,
+    weights: str,
+    statistics: str,
+    verify: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Decoder, statistics and encoder as files of their own, and all of it for diffusers."""
+    run = parse(Stage1Config, build.require_kind(source, build.STAGE1))
+    with new_folder(output) as partial:
+        _write(str(partial / "model.pt"), _model("decoder", source, weights), verify)
+        if statistics:
+            _write(str(partial / "stat.pt"), _statistics(statistics), verify)
+        _encoder(run.autoencoder.encoder.path, str(partial / "encoder"), verify)
+        try:
+            _autoencoder(source, str(partial / "diffusers"), weights, statistics, verify)
+        except ValueError as error:
+            if isinstance(error, WeightError):
+                raise
+            say(f"{output}: without diffusers/, which cannot express this autoencoder: {error}")
 
 
 def _statistics(source: str) -> Tensors:

@@ -221,3 +221,29 @@ def test_encoders_become_folders_that_are_read_alike(tmp_path):
         written = read_tensors(tmp_path / folder)
         for key, array in tensors.items():
             np.testing.assert_array_equal(written[key], array)
+
+
+def test_a_run_is_released_in_all_formats_at_once(runs, files, tmp_path):
+    release = tmp_path / "release"
+    statistics = str(runs / STATISTICS)
+    first, last = export("release", runs / "stage1", release, statistics=statistics, verify=True)
+    assert "without diffusers/, which cannot express this autoencoder" in first
+    assert last.endswith("verified bit for bit")
+    assert {path.name for path in release.iterdir()} == {"model.pt", "stat.pt", "encoder"}
+    for name in ("model.pt", "stat.pt"):
+        assert_same_entries(read_tensors(release / name), read_tensors(files / name))
+    request = {"source": release / "model.pt", "encoder": release / "encoder"}
+    config = as_dict(pipeline.stage1())
+    convert(kind="decoder", output=tmp_path / "again", config=config, **request)
+
+
+def assert_same_entries(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+def test_only_a_stage_1_run_is_released(runs, tmp_path):
+    with pytest.raises(ValueError, match="must hold a run of stage1, it holds one of stage2"):
+        export("release", runs / "stage2", tmp_path / "release")
+    assert not (tmp_path / "release").exists()
