@@ -22,7 +22,7 @@ from rae_jax.data.sources.digits import Digits
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.base import LatentMoments
 from rae_jax.ops.images import to_float
-from rae_jax.training import latent_cache
+from rae_jax.training import latent_cache, stage2
 from tests import pipeline
 
 COUNT, SHARD = 20, 8
