@@ -59,6 +59,9 @@ TINY = {
 
 
 PORTING = ("convert_weights", "export_weights", "inspect_checkpoint")
+"""Tools that take published weights."""
+
+WITHOUT_CONFIG = (*PORTING, "prepare_dataset", "convert_config", "benchmark")
 """Tools that need neither a config nor a work folder."""
 
 

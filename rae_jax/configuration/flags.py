@@ -97,15 +97,20 @@ def main(run: Callable[[T], None], schema: type[T]) -> None:
     launch(lambda: run(parse(schema, flags.FLAGS.config)))
 
 
-def launch(run: Callable[[], None]) -> None:
-    """Runs a tool that has no config, with the same treatment of errors as `main`."""
+def launch(run: Callable[..., None], *, takes_words: bool = False) -> None:
+    """Runs a tool that has no config, with the same treatment of errors as `main`.
+
+    Args:
+        run: Does the work.
+        takes_words: Whether the command line may hold words besides flags; `run` gets them.
+    """
 
     def work(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not takes_words:
             _fail(ConfigError(f"unexpected arguments {argv[1:]}; flags are --name=value"))
         logging.get_absl_handler().addFilter(_worth_showing)
         try:
-            run()
+            run(*([list(argv[1:])] if takes_words else []))
         except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
         except Stopped as stop:

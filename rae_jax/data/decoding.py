@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rae_jax.data import extras
+
 
 class UnreadableImageError(ValueError):
     """Data that are no image, are damaged, or have more than 8 bits; the message names them."""
@@ -46,7 +48,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """Pixels of a sound colour or grey JPEG file; None for PIL to judge what it is."""
-    simplejpeg = _simplejpeg()
+    simplejpeg = _simplejpeg() if extras.are_used() else None
     if simplejpeg is None or not data.startswith(b"\xff\xd8"):
         return None
     try:

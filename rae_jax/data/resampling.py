@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, __version__
 
+from rae_jax.data import extras
+
 _PRECISION = 22
 _CHANNELS = 4
 _TURNS_ROUND = int(__version__.split(".")[0]) >= 13
@@ -44,7 +46,7 @@ def resized_part(image: np.ndarray, size: tuple[int, int], window: Window) -> np
         left, top, width, height = window
         whole = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
         return np.asarray(whole.crop((left, top, left + width, top + height)))
-    resample = compiled()
+    resample = compiled() if extras.are_used() else None
     if resample is None:
         return _by_pil(image, size, window)
     return _by_loops(image, size, window, resample)

@@ -3,23 +3,11 @@
 import io
 import pathlib
 
-import numpy as np
 from PIL import Image
 
+from rae_jax.benchmarking.data import photograph as photo
 
-def photo(seed: int, width: int, height: int) -> Image.Image:
-    """Something like a photograph: correlated over all distances, as natural images are."""
-    rng = np.random.default_rng(seed)
-    frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    frequencies[0, 0] = 1 / max(width, height)
-    grey = rng.standard_normal((height, width))
-    channels = []
-    for _ in range(3):
-        noise = 0.8 * grey + 0.4 * rng.standard_normal((height, width))
-        channel = np.fft.ifft2(np.fft.fft2(noise) / frequencies**1.1).real
-        channels.append((channel - channel.mean()) / channel.std())
-    pixels = np.clip(128 + 50 * np.stack(channels, axis=-1), 0, 255)
-    return Image.fromarray(pixels.astype(np.uint8))
+__all__ = ["encoded", "folder", "photo"]
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

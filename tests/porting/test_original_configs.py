@@ -327,7 +327,7 @@ def test_files_are_written_once(tmp_path):
         (
             STAGE2,
             {"misc__num_classes": 10, "misc__null_label": 10},
-            "denoiser.num_classes would be 1000 by one key and 10",
+            "denoiser.num_classes would be 10 by one key and 1000",
         ),
         (STAGE2, {"transport__params__time_dist_type": "beta"}, "must be 'uniform' or such as"),
         (STAGE2, {"sampler__params__reverse": True}, "sampling goes from noise to images"),

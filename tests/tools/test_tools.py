@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.project import PORTING, ROOT, TINY, Project, completed, error_of, succeeded
+from tests.project import ROOT, TINY, WITHOUT_CONFIG, Project, completed, error_of, succeeded
 
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 ENCODER = "--config.autoencoder.encoder.path=runs/encoder/encoder"
@@ -297,6 +297,9 @@ def test_help_shows_what_the_tool_does_and_its_flags(tmp_path, path):
         process = project.run(f"tools/{path.name}", flag)
         shown = " ".join(process.stdout.split())
         assert " ".join(docstring.split()) in shown
-        for name in ("source",) if path.stem in PORTING else ("config", "workdir"):
+        common = ("config", "workdir")
+        for name in {"benchmark": ("output",)}.get(
+            path.stem, ("source",) if path.stem in WITHOUT_CONFIG else common
+        ):
             assert f"--{name}:" in shown
         assert process.stderr == ""
