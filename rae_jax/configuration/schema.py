@@ -334,15 +334,18 @@ class ReconstructionConfig(Section):
         input: An image, or a folder of images.
         weights: Averaged or last weights of the run.
         crop: How an image becomes square: the middle, or squashed whole.
+        image_size: Side of the squares; 0 for that of a RAE, which gives images of one size.
         batch_size: Images at a time.
     """
 
     positive = ("batch_size",)
+    not_negative = ("image_size",)
 
     checkpoint: str = ""
     input: str = ""
     weights: Weights = "ema"
     crop: Literal["center", "squash"] = "center"
+    image_size: int = 0
     batch_size: int = 64
 
 

@@ -12,6 +12,8 @@ from rae_jax.configuration.schema import ReconstructionConfig, as_dict
 from rae_jax.data.sources.image_folder import ImageFolder, read_image
 from rae_jax.data.transforms import center_crop, squash
 from rae_jax.layers.functional import split
+from rae_jax.models.autoencoders.base import Autoencoder
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.ops.images import to_float, to_uint8
@@ -32,17 +34,20 @@ class Reconstructor:
         image_size: Side of the images that go in and come out.
     """
 
-    def __init__(self, checkpoint: str, *, weights: str = "ema", batch_size: int = 64):
+    def __init__(
+        self, checkpoint: str, *, weights: str = "ema", batch_size: int = 64, image_size: int = 0
+    ):
         """Loads encoder and decoder.
 
         Args:
             checkpoint: Work folder of a stage-1 run, or an autoencoder that diffusers wrote.
             weights: "ema", or "raw" of a run.
             batch_size: Images at a time.
+            image_size: Side of the images; 0 for a RAE's own.
 
         Raises:
             FileNotFoundError: No such folder or repository, or no checkpoint there.
-            ValueError: A run of another kind, or damaged.
+            ValueError: A run of another kind, or damaged, or not for images of this size.
         """
         source: dict[str, Any] = {} if weights == "ema" else {"weights": weights}
         autoencoder = load_autoencoder(checkpoint, **source)
@@ -51,7 +56,7 @@ class Reconstructor:
             lambda frozen, images: to_uint8(definition.merge(frozen)(to_float(images)))
         )
         self._batch_size, self._size = batch_size, 0
-        self.image_size = autoencoder.image_size
+        self.image_size = _image_size(autoencoder, image_size)
 
     def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, "N H W 3"]:
         """Reconstructions, in batches of one shape."""
@@ -90,7 +95,10 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
     paths = _image_paths(pathlib.Path(config.input))
     _require_apart(pathlib.Path(workdir), paths)
     reconstruct = Reconstructor(
-        config.checkpoint, weights=config.weights, batch_size=config.batch_size
+        config.checkpoint,
+        weights=config.weights,
+        batch_size=config.batch_size,
+        image_size=config.image_size,
     )
     # Not before all is there: the folder may be one of the user's own, named by mistake.
     folder = open_workdir(workdir, KIND, as_dict(config), ("batch_size",), results=[PICTURE])
@@ -106,6 +114,23 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
             bar.update(len(part))
     save_png(folder / PICTURE, grid(np.concatenate(shown), columns=len(shown[0])))
     return folder
+
+
+def _image_size(autoencoder: Autoencoder, asked: int) -> int:
+    if isinstance(autoencoder, AutoencoderRAE):
+        if asked not in (0, autoencoder.image_size):
+            raise ValueError(
+                f"image_size must be 0 or {autoencoder.image_size} for this autoencoder, which "
+                f"gives images of one size, got {asked}"
+            )
+        return autoencoder.image_size
+    if not asked:
+        raise ValueError(
+            "image_size is not set, and this autoencoder takes any; set --config.image_size, such "
+            "as to 256"
+        )
+    autoencoder.latent_shape(asked)
+    return asked
 
 
 def _image_paths(path: pathlib.Path) -> list[tuple[str, str]]:
