@@ -51,6 +51,7 @@ TINY = {
     "pretrain_demo_encoder": _TRAINING,
     "train_stage1": _STAGE1,
     "compute_latent_statistics": (),
+    "cache_latents": (),
     "train_stage2": _STAGE2,
     "sample": _SAMPLING,
     "reconstruct": (),

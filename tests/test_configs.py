@@ -20,6 +20,7 @@ from rae_jax.data.sources.base import record
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.evaluation.features import PUBLISHED_FILE
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
+from rae_jax.models.autoencoders.dc_config import RELEASED as RELEASED_DC
 from rae_jax.models.autoencoders.latent_normalization import (
     LatentNormalization,
     ScaledNormalization,
@@ -39,8 +40,9 @@ from rae_jax.sampling.labels import class_labels
 from rae_jax.training import pretraining, stage1, stage2
 from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState
-from rae_jax.weights import auxiliary
+from rae_jax.weights import autoencoder_dc, auxiliary
 from rae_jax.weights.autoencoders import Loading, empty_parts
+from rae_jax.weights.families import AnyAutoencoder
 from rae_jax.weights.pretrained import Preprocessing
 from tests.comparison import GOLDEN
 
@@ -117,8 +119,11 @@ PARAMETERS = {"stage2/dit_dh_xl_mae_base": 838.7e6}
 RELEASED = json.loads((GOLDEN / "diffusers_rae_full_keys" / "case.json").read_text())["config"]
 
 
-def released(name: str, compute: Compute) -> AutoencoderRAE:
-    """Shapes of an autoencoder of the release."""
+def released(name: str, compute: Compute) -> AnyAutoencoder:
+    """Shapes of a published autoencoder."""
+    owner, name = name.split("/")
+    if owner == "mit-han-lab":
+        return autoencoder_dc.empty(RELEASED_DC[name.removesuffix("-diffusers")], Loading(compute))
     config = RAEConfig.read(RELEASED[name])
     parts = empty_parts(config, {}, Loading(compute))
     mean, std = np.zeros((2, *config.grid, config.encoder_hidden_size), np.float32)
@@ -164,7 +169,7 @@ def stand_ins(monkeypatch):
 
     def trained_autoencoder(config, compute):
         if config.pretrained:
-            return freeze(released(config.pretrained.removeprefix("nyu-visionx/"), compute))
+            return freeze(released(config.pretrained, compute))
         loaded = build.encoder(config, compute)
         decoder = abstract(lambda: build.decoder(config, loaded, compute, rngs=nnx.Rngs(0)))
         shape = build.autoencoder(config, loaded, None).latent_shape(0)
@@ -299,6 +304,8 @@ def step_once(config: Section) -> TrainState | None:
         case schema.PretrainingConfig():
             return train_once(pretraining.make_job(config))
         case schema.StatisticsConfig():
+            encode_once(config.autoencoder, config.data, config.batch_size)
+        case schema.LatentCacheConfig():
             encode_once(config.autoencoder, config.data, config.batch_size)
         case schema.ReconstructionConfig():
             trained = made_by(config.checkpoint)
