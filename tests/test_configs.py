@@ -303,9 +303,7 @@ def step_once(config: Section) -> TrainState | None:
             return train_once(stage2.make_job(config))
         case schema.PretrainingConfig():
             return train_once(pretraining.make_job(config))
-        case schema.StatisticsConfig():
-            encode_once(config.autoencoder, config.data, config.batch_size)
-        case schema.LatentCacheConfig():
+        case schema.StatisticsConfig() | schema.LatentCacheConfig():
             encode_once(config.autoencoder, config.data, config.batch_size)
         case schema.ReconstructionConfig():
             trained = made_by(config.checkpoint)
