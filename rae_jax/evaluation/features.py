@@ -24,10 +24,12 @@ INCEPTION = "Inception 2015-12-05"
 
 _SHA256 = "6726825d"
 _WHERE = (
-    f"{PUBLISHED_FILE} is a release file of github.com/mseitzer/pytorch-fid (the same file is "
-    "weights-inception-2015-12-05-6726825d.pth of github.com/toshas/torch-fidelity); download it "
-    "and set --config.extractor.weights to its path, no conversion is needed. Or set "
-    "--config.extractor.kind=encoder for lightweight scores that are not FID"
+    "it is published at https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    f"{PUBLISHED_FILE} (the same file is weights-inception-2015-12-05-6726825d.pth of "
+    "https://github.com/toshas/torch-fidelity/releases); set --config.extractor.weights to it, it "
+    "is read as it is. For lightweight scores that are not FID set --config.extractor.kind=encoder "
+    "with --config.extractor.weights=, --config.extractor.encoder.path=builtin:digits_mae and "
+    "--config.extractor.encoder.input_size=48, or another encoder"
 )
 _LAYERS = {64: "pool_1", 192: "pool_2", 768: "mixed_6e", 2048: "pool_3"}
 
@@ -126,10 +128,12 @@ def inception(
         ValueError: No file is named, or it is not that of this network.
     """
     if not str(weights):
-        raise ValueError(f"the weights of Inception are not set: {_WHERE}")
+        raise ValueError(f"the weights of Inception, {PUBLISHED_FILE}, are not set: {_WHERE}")
     path = pathlib.Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights of Inception at {path}: {_WHERE}")
+        raise FileNotFoundError(
+            f"no file {path}, which must be {PUBLISHED_FILE}, the weights of Inception: {_WHERE}"
+        )
     try:
         module = convert.load(inception_table(), readers.read_tensors(path), abstract(Inception))
     except convert.WeightError as error:

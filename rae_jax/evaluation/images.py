@@ -75,10 +75,12 @@ class ImageSet:
     def parts(
         self, size: int, *, process_index: int = 0, process_count: int = 1
     ) -> Iterator[tuple[Int[np.ndarray, " n"], UInt8[np.ndarray, "n H W 3"]]]:
-        """Numbers and images of every part of `size` that falls to this process.
+        """Numbers and images of every part of `size`, at most, that falls to this process.
 
-        The next part is read while the last one is worked on.
+        Every process has some, if there are as many images as processes. The next part is read
+        while the last one is worked on.
         """
+        size = max(min(size, self.count // process_count), 1)
         starts = range(process_index * size, self.count, process_count * size)
         parts = (np.arange(start, min(start + size, self.count)) for start in starts)
         with ThreadPoolExecutor(1) as reader:

@@ -1,7 +1,4 @@
-"""Loads the published weights of networks that training and scores judge images by.
-
-The files of LPIPS are so old that PyTorch must write them anew, see `weights.torch_files`.
-"""
+"""Loads the published weights of networks that training and scores judge images by."""
 
 import collections
 import math
@@ -38,12 +35,7 @@ _WHERE = {
         f"discs/{DINO_FILE}); DINO's other networks are at https://github.com/facebookresearch/dino"
     ),
 }
-_CONVERSION = (
-    "A file in the format of PyTorch before 1.6, as that of LPIPS is, must first be written anew "
-    "where PyTorch is installed: python -c \"import torch; torch.save(torch.load('OLD', "
-    "map_location='cpu', weights_only=True), 'NEW')\"; safetensors with the same entries are "
-    "read too"
-)
+_FORMATS = "It is read as it is; safetensors with the same entries are read too"
 _HEAD_DIM = 64
 _RANDOM_WIDTHS = (8, 16, 32, 64, 64)
 _RANDOM_DINO = DINOConfig(
@@ -197,4 +189,4 @@ def _present(path: Path, name: str) -> pathlib.Path:
     path = pathlib.Path(path)
     if path.is_file():
         return path
-    raise FileNotFoundError(f"no file {path}, which must be {name}: {_WHERE[name]}. {_CONVERSION}")
+    raise FileNotFoundError(f"no file {path}, which must be {name}: {_WHERE[name]}. {_FORMATS}")

@@ -12,7 +12,9 @@ _ADVICE = (
     "where PyTorch is installed, torch.save(torch.load(OLD, map_location='cpu'), NEW) writes the "
     "present format; load only files that you trust that way"
 )
-_ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_ZIP = b"PK\x03\x04"
+LEGACY_MARK = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""Begins the files that PyTorch wrote before 1.6, see `torch_legacy`."""
 _STRANGERS = {
     b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself (git lfs pull)",
     b"<": "looks like a web page; fetch the file itself",
@@ -29,7 +31,7 @@ class Archive:
 
     def __init__(self, path: pathlib.Path):
         with path.open("rb") as file:
-            start = file.read(max(map(len, (_LEGACY, *_STRANGERS))))
+            start = file.read(max(map(len, _STRANGERS)))
             if not start.startswith(_ZIP):
                 file.seek(257)
                 raise ArchiveError(_stranger(start, tar=file.read(5) == b"ustar"))
@@ -118,8 +120,8 @@ class Archive:
 
 
 def _stranger(start: bytes, *, tar: bool) -> str:
-    if start.startswith(_LEGACY) or tar:
-        return f"it has the format of PyTorch before 1.6; {_ADVICE}"
+    if tar:
+        return f"it has the format of PyTorch before 0.1.10; {_ADVICE}"
     for mark, what in _STRANGERS.items():
         if start.startswith(mark):
             return f"it {what}"

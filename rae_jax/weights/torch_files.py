@@ -1,9 +1,10 @@
 """Reads and writes the files of `torch.save` without PyTorch.
 
 Such a file (torch 1.6 or later) is a zip archive: `data.pkl` describes containers and tensors, and
-each storage that tensors are views of is an uncompressed record. Reading maps the file into memory
-and gives views of it, so that nothing is read but what is looked at. Files are not trusted: nothing
-in them is executed, and no tensor reaches beyond its storage.
+each storage that tensors are views of is an uncompressed record. Older files are read too, see
+`torch_legacy`. Reading maps the file into memory and gives views of it, so that nothing is read but
+what is looked at. Files are not trusted: nothing in them is executed, and no tensor reaches beyond
+its storage.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ import numpy as np
 from rae_jax.files import replacing
 from rae_jax.weights.errors import WeightFileError
 from rae_jax.weights.torch_archive import Archive, ArchiveError
+from rae_jax.weights.torch_legacy import LegacyFile, is_legacy
 from rae_jax.weights.torch_pickle import ORDERED_DICT, Global, PickleError, read
 
 _STORAGES: Mapping[str, Any] = {
@@ -80,6 +82,8 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
     try:
+        if is_legacy(path):
+            return _read_legacy(path)
         archive = Archive(path)
         stored = functools.partial(_storage, archive)
         return read(archive.content("data.pkl"), _admitted(), stored, np.ndarray)
@@ -90,10 +94,15 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
 def require_checksums(path: str | os.PathLike[str]) -> None:
     """Reads a file of `torch.save` from end to end and compares the checksums of its records.
 
+    Files from before PyTorch 1.6 have none; they must be whole.
+
     Raises:
         FileNotFoundError: There is no such file.
         WeightFileError: A record is damaged; the message lists all that are.
     """
+    if pathlib.Path(path).is_file() and is_legacy(pathlib.Path(path)):
+        read_torch(path)
+        return
     try:
         damaged = Archive(pathlib.Path(path)).damaged()
     except ArchiveError as error:
@@ -111,25 +120,61 @@ class _Storage:
     dtype: np.dtype | None
 
 
-def _storage(archive: Archive, identifier: Any) -> _Storage:
-    """The storage that a pickle names as ("storage", type, record, device, length)."""
+def _declared(identifier: Any) -> tuple[str, np.dtype | None, int]:
+    """Key, type (None if each tensor tells its own) and length of the storage that a pickle names.
+
+    It is named as ("storage", type, key, device, length), in old files with None at the end.
+    """
     match identifier:
-        case ("storage", Global() as kind, str(key), str(), int(length)):
+        case ("storage", Global() as kind, str(key), str(), int(length), *rest) if rest in (
+            [],
+            [None],
+        ):
             pass
         case _:
             raise PickleError("a storage is not named as PyTorch does")
     if kind.name == _UNTYPED_STORAGE:
-        dtype, size = None, 1
-    elif isinstance(kind.value, np.dtype) and kind.name.endswith("Storage"):
-        dtype, size = kind.value, kind.value.itemsize
-    else:
-        raise PickleError(f"{kind.name} is no type of storages")
+        return key, None, length
+    if isinstance(kind.value, np.dtype) and kind.name.endswith("Storage"):
+        return key, kind.value, length
+    raise PickleError(f"{kind.name} is no type of storages")
+
+
+def _storage(archive: Archive, identifier: Any) -> _Storage:
+    key, dtype, length = _declared(identifier)
+    size = 1 if dtype is None else dtype.itemsize
     data = archive.record(f"data/{key}")
     if len(data) != length * size:
         raise PickleError(
             f"the storage {key} must have {length * size} bytes, its record has {len(data)}"
         )
     return _Storage(data, dtype)
+
+
+def _read_legacy(path: pathlib.Path) -> Any:
+    file = LegacyFile(path)
+    declared: dict[str, tuple[np.dtype, int]] = {}
+
+    def declare(identifier: Any) -> _Storage:
+        key, dtype, length = _declared(identifier)
+        if dtype is None or declared.setdefault(key, (dtype, length)) != (dtype, length):
+            raise PickleError(f"the storage {key} is not of one known type and length")
+        return _Storage(memoryview(b""), dtype)
+
+    # Where a storage lies depends on the sizes of those before it, which the content tells: it is
+    # gone through once for them, and once more for the tensors.
+    unseen = {
+        name: Global(name, lambda *arguments: np.empty(0)) if "_rebuild" in name else known
+        for name, known in _admitted().items()
+    }
+    read(file.content, unseen, declare, np.ndarray)
+    storages = file.storages(declared)
+
+    def stored(identifier: Any) -> _Storage:
+        key, dtype, _ = _declared(identifier)
+        return _Storage(storages[key], dtype)
+
+    return read(file.content, _admitted(), stored, np.ndarray)
 
 
 def _admitted() -> dict[str, Global]:

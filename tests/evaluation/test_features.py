@@ -84,8 +84,8 @@ def test_the_arrays_of_the_network_are_no_constants():
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [
-        ("", ValueError, "the weights of Inception are not set: "),
-        ("absent.pth", FileNotFoundError, "no weights of Inception at absent.pth: "),
+        ("", ValueError, f"the weights of Inception, {PUBLISHED_FILE}, are not set: "),
+        ("absent.pth", FileNotFoundError, f"no file absent.pth, which must be {PUBLISHED_FILE}, "),
     ],
 )
 def test_missing_weights_are_told_with_their_publisher(weights, error, message):

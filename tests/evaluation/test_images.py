@@ -113,12 +113,15 @@ def test_a_data_set_is_cropped(tmp_path, pixels):
         ImagesConfig(data=DataConfig(crop="random"))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_parts_of_all_processes_are_all_images_once(npz, pixels, count):
+@pytest.mark.parametrize("size", [2, 100])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_parts_of_all_processes_are_all_images_once(npz, pixels, count, size):
     images = from_npz(npz(arr_0=pixels))
     seen = {}
     for process in range(count):
-        for index, part in images.parts(2, process_index=process, process_count=count):
+        parts = list(images.parts(size, process_index=process, process_count=count))
+        assert parts
+        for index, part in parts:
             seen |= dict(zip(index.tolist(), part, strict=True))
     assert sorted(seen) == list(range(5))
     np.testing.assert_array_equal(np.stack([seen[number] for number in range(5)]), pixels)

@@ -20,7 +20,7 @@ def project(tmp_path_factory):
             "evaluate_generation",
             "evaluation/imagenet256",
             (),
-            "no weights of Inception at pt_inception-2015-12-05-6726825d.pth: pt_inception-2015-12",
+            "no file pt_inception-2015-12-05-6726825d.pth, which must be pt_inception-2015",
         ),
         (
             "evaluate_generation",

@@ -1,6 +1,5 @@
 """The published files of LPIPS and of the discriminator, by path."""
 
-import pathlib
 import re
 
 import jax.numpy as jnp
@@ -74,15 +73,7 @@ def test_missing_files_of_lpips_are_named_with_their_publisher(lpips_folder, tmp
         FileNotFoundError, match="PerceptualSimilarity.*pip download lpips"
     ) as error:
         auxiliary.load_lpips(network, tmp_path / "vgg.pth", dtype="float32")
-    assert "torch.save(torch.load('OLD', map_location='cpu', weights_only=True), 'NEW')" in str(
-        error.value
-    )
-
-
-def test_files_in_the_old_format_are_told_with_the_way_out(lpips_folder):
-    old = pathlib.Path(__file__).parent / "torch_files" / "legacy.pt"
-    with pytest.raises(WeightFileError, match=r"legacy.pt .* before 1.6; .*torch.save\(torch.load"):
-        auxiliary.load_lpips(lpips_folder / auxiliary.VGG16_FILE, old, dtype="float32")
+    assert "It is read as it is; safetensors with the same entries" in str(error.value)
 
 
 def test_other_files_are_not_lpips(lpips_folder):

@@ -105,8 +105,7 @@ def test_other_ways_to_save(name):
         ("refused_conjugate", r"pending operations \['conj'\]; save tensor.resolve_conj"),
         ("refused_storage", "holds _Storage by itself"),
         ("script", "is a TorchScript program; save the model's state_dict"),
-        ("legacy", r"the format of PyTorch before 1.6; .*torch.save\(torch.load\(OLD"),
-        ("legacy_tar", r"the format of PyTorch before 1.6; .*torch.save\(torch.load\(OLD"),
+        ("legacy_tar", r"the format of PyTorch before 0.1.10; .*torch.save\(torch.load\(OLD"),
     ],
 )
 def test_what_is_refused_is_named(name, message):
@@ -358,3 +357,68 @@ def test_records_that_lie_about_themselves_are_refused(tmp_path, place, code, va
     with_directory(path, lambda c, start: struct.pack_into(code, c, start + place, value))
     with pytest.raises(WeightFileError, match="model.pt cannot be read: "):
         read_torch(path)
+
+
+def legacy(tensors):
+    """A file as PyTorch wrote them before 1.6: [(name, array, type of its storage)]."""
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value.encode()  # As Python 2 did.
+
+    content, data = b"\x80\x02}(", b""
+    for key, (name, array, storage) in enumerate(tensors):
+        content += text(name) + b"ctorch._utils\n_rebuild_tensor\n("
+        content += b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(str(key))
+        content += text("cuda:0") + pickle.dumps(array.size, 2)[2:-1] + b"NtQ"
+        for numbers in (0, array.shape, tuple(step // array.itemsize for step in array.strides)):
+            content += pickle.dumps(numbers, 2)[2:-1]
+        content += b"tR"
+        data += struct.pack("<q", array.size) + array.tobytes()
+    facts = {"protocol_version": 1001, "little_endian": True}
+    start = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, facts))
+    keys = pickle.dumps([str(key) for key in range(len(tensors))], 2)
+    return start + content + b"u." + keys + data
+
+
+OLD = [
+    ("weight", np.arange(6, dtype=np.float32).reshape(2, 3), "FloatStorage"),
+    ("steps", np.array(7), "LongStorage"),
+    ("none", np.zeros((0, 2), np.float16), "HalfStorage"),
+]
+
+
+def test_files_from_before_1_6(tmp_path):
+    np.testing.assert_array_equal(read_torch(FILES / "legacy.pt")["a"], np.arange(2.0))
+    path = tmp_path / "old.pth"
+    path.write_bytes(legacy(OLD))
+    read = read_torch(path)
+    require_checksums(path)
+    assert list(read) == ["weight", "steps", "none"]
+    for name, array, _ in OLD:
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].dtype == array.dtype and read[name].shape == array.shape
+    assert not read["weight"].flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-1], "is cut short; fetch it again"),
+        (lambda data: data[:60], "pickle is damaged .*; fetch it again"),
+        (lambda data: data + b"x", "has 1 bytes too many"),
+        (lambda data: data.replace(b"\xe9\x03", b"\xea\x03", 1), "version is 1002, not 1001"),
+        (lambda data: data.replace(b"endianq\x02\x88", b"endianq\x02\x89"), "byte order is not"),
+        (lambda data: data.replace(struct.pack("<q", 6), struct.pack("<q", 5)), "of 6 elements"),
+        (lambda data: data.replace(b"FloatStorage", b"CharStorages"), "asks for 'torch.CharStor"),
+        (lambda data: data.replace(b"U\x011", b"U\x010", 1), "storage 0 is not of one known"),
+        (lambda data: data.replace(b"U\x011", b"U\x018", 1), "are not those that its content"),
+        (lambda data: data.replace(b"_utils\n_rebuild_tensor", b"_utils\n_rebuild_device"), "asks"),
+    ],
+)
+def test_damaged_files_from_before_1_6(tmp_path, change, message):
+    path, whole = tmp_path / "old.pth", legacy(OLD)
+    path.write_bytes(change(whole))
+    assert change(whole) != whole
+    for use in (read_torch, require_checksums):
+        with pytest.raises(WeightFileError, match=f"old.pth cannot be read: .*{message}"):
+            use(path)
