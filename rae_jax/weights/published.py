@@ -7,6 +7,13 @@ AUTOENCODERS = (
     "nyu-visionx/RAE-dinov2-wReg-large-ViTXL-n08",
     "nyu-visionx/RAE-siglip2-base-p16-i256-ViTXL-n08",
     "nyu-visionx/RAE-mae-base-p16-ViTXL-n08",
+    "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers",
+    "mit-han-lab/dc-ae-f32c32-in-1.0-diffusers",
+    "mit-han-lab/dc-ae-f32c32-mix-1.0-diffusers",
+    "mit-han-lab/dc-ae-f64c128-in-1.0-diffusers",
+    "mit-han-lab/dc-ae-f64c128-mix-1.0-diffusers",
+    "mit-han-lab/dc-ae-f128c512-in-1.0-diffusers",
+    "mit-han-lab/dc-ae-f128c512-mix-1.0-diffusers",
 )
 """Folders that diffusers wrote."""
 
