@@ -34,6 +34,7 @@ OVERRIDES = {
         "--config.loop.preview_every=3 steps",
     ),
     "configs/smoke/statistics.py": TINY["compute_latent_statistics"],
+    "configs/smoke/cache.py": TINY["cache_latents"],
     "configs/smoke/stage2.py": (*TINY["train_stage2"], STEPS),
     "configs/smoke/sampling.py": TINY["sample"],
     "configs/smoke/reconstruction.py": TINY["reconstruct"],
