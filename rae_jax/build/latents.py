@@ -14,7 +14,7 @@ from rae_jax.models.autoencoders.latent_normalization import ScaledNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.encoders.vision_transformer import VisionTransformer
 
-_DECODING = ("decoder", "post_quant_conv")
+_DECODING = ("decoder", "post_quant")
 _IMAGES = ("split", "image_size", "crop")
 
 
