@@ -26,7 +26,7 @@ from rae_jax.data.latents import LatentManifest
 from rae_jax.data.records import MANIFEST
 from rae_jax.data.shards import write_shard
 from rae_jax.data.sources.array_record import ArrayRecords
-from rae_jax.data.sources.base import Source
+from rae_jax.data.sources.base import Record, Source
 from rae_jax.data.sources.cached_latents import CachedLatents, KeepPlace, ReadMirrored
 from rae_jax.data.sources.image_folder import ImageFolder
 
@@ -144,13 +144,14 @@ def _ways(
     crop, flip = transforms.CenterCrop(size), transforms.RandomFlip()
     ready = transforms.RequireSize(size)
     files, pixels, latents = place / "files", place / "pixels", place / "latents"
-    packing.pack(folder, files, preparation=packing.Preparation())
-    packing.pack(folder, pixels, preparation=packing.Preparation(center_crop=size))
+    packing.pack(folder, files, preparation=packing.Preparation(), num_workers=0)
+    cropped = packing.Preparation(center_crop=size)
+    packing.pack(folder, pixels, preparation=cropped, num_workers=0)
     _write_latents(latents, settings.images)
 
     def stream(source: Source, steps: tuple[Any, ...], threads: int) -> Callable[[], Iterator[Any]]:
         return lambda: pipeline.batches(
-            source,
+            _Repeated(source),
             seed=0,
             global_batch_size=settings.batch_size,
             transforms=steps,
@@ -189,6 +190,22 @@ def _ways(
             ),
         ]
     return ways
+
+
+class _Repeated:
+    """As many records as ImageNet has: the order of a few takes Grain longer to find."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return 1_281_167
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[index % len(self._source)]
+
+    def __repr__(self) -> str:
+        return f"{self._source!r}, repeated"
 
 
 def _peer(
