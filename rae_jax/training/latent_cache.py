@@ -197,13 +197,15 @@ class _Job:
         definition, arrays = split(autoencoder)
         shape = autoencoder.latent_shape(config.data.image_size)
 
-        def encode(arrays: Tree, images: Array) -> LatentMoments:
+        def encode(arrays: Tree, images: Array) -> tuple[LatentMoments, Array]:
             pixels = to_float(images)
             if config.data.horizontal_flip:
                 pixels = jnp.stack([pixels, pixels[:, :, ::-1]], axis=1)
                 pixels = pixels.reshape(-1, *pixels.shape[2:])
             moments = latent_moments(definition.merge(arrays), pixels)
-            return jax.tree.map(lambda leaf: leaf.astype(config.stored_dtype), moments)
+            sound = [jnp.isfinite(leaf).all(axis=(1, 2, 3)) for leaf in jax.tree.leaves(moments)]
+            stored = jax.tree.map(lambda leaf: leaf.astype(config.stored_dtype), moments)
+            return stored, jnp.stack(sound).all(axis=0)
 
         self._devices = jax.local_devices()
         self._encode = on_each_device(encode, arrays, self._devices)
@@ -214,7 +216,7 @@ class _Job:
             num_images=len(source),
             latent_shape=shape,
             dtype=config.stored_dtype,
-            random=jax.eval_shape(encode, arrays, images).deviation is not None,
+            random=jax.eval_shape(encode, arrays, images)[0].deviation is not None,
             mirrored=config.data.horizontal_flip,
             images=build.image_settings(config.data),
             encoder=build.encoder_settings(config.autoencoder),
@@ -247,13 +249,15 @@ class _Job:
         if pending is not None:
             yield from self._packed(*pending)
 
-    def _packed(self, batch: pipeline.Batch, moments: LatentMoments) -> Iterator[bytes]:
-        mean, deviation = jax.device_get(moments)
+    def _packed(
+        self, batch: pipeline.Batch, encoded: tuple[LatentMoments, Array]
+    ) -> Iterator[bytes]:
+        (mean, deviation), sound = jax.device_get(encoded)
         versions = self.manifest.versions
         for row in np.flatnonzero(batch["valid"]):
             for place in range(row * versions, (row + 1) * versions):
                 parts = [leaf[place] for leaf in (mean, deviation) if leaf is not None]
-                if not all(np.isfinite(part).all() for part in parts):
+                if not sound[place]:
                     raise FloatingPointError(
                         f"latents of image number {batch['index'][row]} are NaN or infinite; "
                         "compute with dtype='float32', or look at the image and the encoder's "
