@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from rae_jax.models.autoencoders import dc_config, rae_config
+from rae_jax.models.autoencoders import dc_config, kl_config, rae_config
 from rae_jax.models.autoencoders.dc import AutoencoderDC
+from rae_jax.models.autoencoders.kl import AutoencoderKL
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
-from rae_jax.weights import autoencoder_dc, autoencoders, readers
+from rae_jax.weights import autoencoder_dc, autoencoder_kl, autoencoders, readers
 from rae_jax.weights.autoencoders import Loading
 
-AnyAutoencoder = AutoencoderRAE | AutoencoderDC
+AnyAutoencoder = AutoencoderRAE | AutoencoderKL | AutoencoderDC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,13 @@ FAMILIES: Mapping[str, Family] = {
         autoencoders.load_diffusers,
         autoencoders.save_diffusers,
         autoencoders.to_diffusers,
+    ),
+    kl_config.CLASS_NAME: Family(
+        AutoencoderKL,
+        autoencoder_kl.load_diffusers,
+        autoencoder_kl.save_diffusers,
+        autoencoder_kl.to_diffusers,
+        autoencoder_kl.load_single_file,
     ),
     dc_config.CLASS_NAME: Family(
         AutoencoderDC,
