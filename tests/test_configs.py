@@ -21,6 +21,7 @@ from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.evaluation.features import PUBLISHED_FILE
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
 from rae_jax.models.autoencoders.dc_config import RELEASED as RELEASED_DC
+from rae_jax.models.autoencoders.kl_config import RELEASED as RELEASED_KL
 from rae_jax.models.autoencoders.latent_normalization import (
     LatentNormalization,
     ScaledNormalization,
@@ -40,7 +41,7 @@ from rae_jax.sampling.labels import class_labels
 from rae_jax.training import pretraining, stage1, stage2
 from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState
-from rae_jax.weights import autoencoder_dc, auxiliary
+from rae_jax.weights import autoencoder_dc, autoencoder_kl, auxiliary
 from rae_jax.weights.autoencoders import Loading, empty_parts
 from rae_jax.weights.families import AnyAutoencoder
 from rae_jax.weights.pretrained import Preprocessing
@@ -122,6 +123,8 @@ RELEASED = json.loads((GOLDEN / "diffusers_rae_full_keys" / "case.json").read_te
 def released(name: str, compute: Compute) -> AnyAutoencoder:
     """Shapes of a published autoencoder."""
     owner, name = name.split("/")
+    if owner == "stabilityai":
+        return autoencoder_kl.empty(RELEASED_KL[name], Loading(compute))
     if owner == "mit-han-lab":
         return autoencoder_dc.empty(RELEASED_DC[name.removesuffix("-diffusers")], Loading(compute))
     config = RAEConfig.read(RELEASED[name])

@@ -30,18 +30,23 @@ from rae_jax.sampling.samples import make_samples
 from rae_jax.training import latent_cache, stage2
 from tests import pipeline
 from tests.comparison import load_case
-from tests.models.autoencoders import dc, diffusers
+from tests.models.autoencoders import dc, diffusers, kl
 
 MAKERS = {
     "AutoencoderRAE": (
         lambda: diffusers.autoencoder_of(load_case("diffusers_rae_tiny_dinov2")),
         16,
     ),
+    "AutoencoderKL": (lambda: kl.autoencoder_of(load_case("autoencoder_kl_tiny")), 16),
     "AutoencoderDC": (lambda: dc.autoencoder_of(load_case("autoencoder_dc_tiny")), 32),
 }
 """By class: a tiny one, and the side of images for it."""
 
-SHAPES = {"AutoencoderRAE": (4, 4, 128), "AutoencoderDC": (8, 8, 8)}
+SHAPES = {
+    "AutoencoderRAE": (4, 4, 128),
+    "AutoencoderKL": (8, 8, 4),
+    "AutoencoderDC": (8, 8, 8),
+}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
