@@ -22,7 +22,7 @@ from rae_jax.evaluation.references import (
     compute,
     open_reference,
 )
-from rae_jax.evaluation.report import FILE, Result, as_numbers, facts, size_warnings
+from rae_jax.evaluation.report import FILE, Result, as_numbers, count_warnings, facts, size_warnings
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.sampling.samples import make_samples
 from rae_jax.sharding.processes import is_main_process, wait_for_all
@@ -30,9 +30,6 @@ from rae_jax.typing import Float, UInt8
 
 KIND = "evaluation of samples"
 PICTURE = "neighbours.png"
-FULL_COUNT = 50_000
-"""Samples that published scores are of."""
-
 _NEIGHBOURS, _RECALL_NEIGHBOURS = 7, 3
 _LINE = 4
 _SPLITS = 10
@@ -188,12 +185,7 @@ def _add_kernel_distance(
 def _warnings(
     samples: SetStatistics, reference: SetStatistics, extractor: Extractor, width: int
 ) -> list[str]:
-    found = []
-    if extractor.is_inception and samples.count != FULL_COUNT:
-        found.append(
-            f"published scores are of {FULL_COUNT:,} samples, these of {samples.count:,}; FID "
-            "falls as the number rises"
-        )
+    found = count_warnings(samples, "samples") if extractor.is_inception else []
     if reference.purpose == RECONSTRUCTION:
         found.append(
             f"{reference.name} is a reference for rFID (originals of reconstructions); gFID "

@@ -76,7 +76,7 @@ class _Points:
     @classmethod
     def of(cls, rows: Float[np.ndarray, "N D"], centre: Float[np.ndarray, " D"]) -> "_Points":
         near = (rows - centre).astype(np.float32)
-        squares = np.einsum("nd,nd->n", near, near, dtype=np.float64).astype(np.float32)
+        squares = np.einsum("ij,ij->i", near, near, dtype=np.float64).astype(np.float32)
         return cls(rows, near, squares)
 
     def __len__(self) -> int:

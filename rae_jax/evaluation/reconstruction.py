@@ -13,7 +13,7 @@ from rae_jax.evaluation.features import Extractor, make_extractor
 from rae_jax.evaluation.frechet import frechet_distance
 from rae_jax.evaluation.images import ImageSet, open_path, open_set
 from rae_jax.evaluation.references import GENERATION, Collector, SetStatistics, load
-from rae_jax.evaluation.report import FILE, Result, as_numbers, facts, size_warnings
+from rae_jax.evaluation.report import FILE, Result, as_numbers, count_warnings, facts, size_warnings
 from rae_jax.evaluation.rows import RowFunction
 from rae_jax.evaluation.structural_similarity import ssim
 from rae_jax.layers.functional import split
@@ -175,7 +175,12 @@ class PairCollector:
         distance = frechet_distance(made.moments, reference.moments)
         scores[_rfid_name(self._extractor, width)] = distance
         sets = {"reconstructions": facts(made), "reference": facts(reference)}
-        warnings = (*_purpose_warnings(reference), *size_warnings(made, reference, _WHAT, width))
+        published = count_warnings(made, _WHAT) if self._extractor.is_inception else []
+        warnings = (
+            *published,
+            *_purpose_warnings(reference),
+            *size_warnings(made, reference, _WHAT, width),
+        )
         return Result(as_numbers(scores), self._extractor.label, sets, settings, warnings)
 
 

@@ -15,6 +15,9 @@ from rae_jax.evaluation.references import SetStatistics
 from rae_jax.files import replacing
 
 FILE = "scores.json"
+FULL_COUNT = 50_000
+"""Images that published scores are of."""
+
 _PACKAGES = ("jax", "flax", "numpy", "scipy", "pillow")
 
 
@@ -71,6 +74,16 @@ def facts(statistics: SetStatistics) -> dict[str, Any]:
         "image_size": None if size is None else [int(side) for side in size],
         "purpose": statistics.purpose,
     }
+
+
+def count_warnings(scored: SetStatistics, what: str) -> list[str]:
+    """Why a FID does not compare with published ones: it is of another number of images."""
+    if scored.count == FULL_COUNT:
+        return []
+    return [
+        f"published scores are of {FULL_COUNT:,} {what}, these of {scored.count:,}; FID falls as "
+        "the number rises"
+    ]
 
 
 def size_warnings(

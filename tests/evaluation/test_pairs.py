@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -11,6 +12,7 @@ from rae_jax.configuration.schema import (
     ReconstructionEvaluationConfig,
 )
 from rae_jax.evaluation import reconstruction
+from rae_jax.evaluation.features import INCEPTION
 from rae_jax.evaluation.frechet import Moments, frechet_distance
 from rae_jax.evaluation.images import from_npz
 from rae_jax.evaluation.reconstruction import PairCollector, evaluate, make_measures, psnr
@@ -76,6 +78,16 @@ def test_scores_are_those_of_the_formulas(pair):
     assert result.scores == pytest.approx(expected, rel=1e-9)
     assert result.settings == {"pairs": COUNT}
     assert result.sets["reconstructions"]["name"] == "reconstructions of digits"
+
+
+def test_a_number_of_images_that_no_published_rfid_has(pair):
+    passing = copy.copy(digits_extractor())
+    passing.label, passing.is_inception = INCEPTION, True
+    collector = PairCollector({}, passing)
+    collector.add(np.arange(COUNT), *pair)
+    result = collector.result("digits")
+    assert list(result.scores) == ["rfid_64"]
+    assert "published scores are of 50,000 reconstructions, these of 70" in result.warnings[0]
 
 
 def test_without_a_network(pair):

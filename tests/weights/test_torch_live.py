@@ -123,3 +123,27 @@ def test_records_of_more_than_four_gigabytes(tmp_path):
     del back
     read = read_torch(tmp_path / "model.pt")
     assert (read["large"][0], read["large"][-1], read["small"].sum()) == (1, 2, 3)
+
+
+def test_files_in_the_format_before_1_6(tmp_path):
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    content = {
+        "model": module.state_dict(),
+        "views": [base, base.transpose(0, 2), base[1, 1:], torch.nn.Parameter(base)],
+        "others": [torch.zeros(0), torch.tensor(3), torch.ones(2, dtype=torch.bfloat16)],
+        "step": 7,
+    }
+    path = tmp_path / "old.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    read = read_torch(path)
+    require_checksums(path)
+    assert read["step"] == 7 and list(read["model"]) == list(content["model"])
+    for part in ("views", "others"):
+        for ours, theirs in zip(read[part], content[part], strict=True):
+            assert ours.shape == tuple(theirs.shape) and ours.tobytes() == to_bytes(theirs)
+    for name, tensor in content["model"].items():
+        assert read["model"][name].tobytes() == to_bytes(tensor)
+    assert np.shares_memory(read["views"][0], read["views"][2])
