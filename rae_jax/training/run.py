@@ -158,7 +158,7 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
             )
             return folder
         _log_start(job, state, (start_step, num_steps), mesh.size)
-        frozen = jax.device_put(job.frozen, tree_shardings(job.frozen, mesh))
+        frozen = place(job.frozen, tree_shardings(job.frozen, mesh))
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         progress = ShowProgress(start_step, num_steps)
         metadata = {"kind": job.kind, **inputs}
