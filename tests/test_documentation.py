@@ -26,6 +26,8 @@ OVERRIDES = {
     "tools/convert_weights.py": (),
     "tools/export_weights.py": (),
     "tools/inspect_checkpoint.py": (),
+    "tools/prepare_dataset.py": (),
+    "tools/benchmark.py": ("--images=8", "--rounds=1", "--batch_size=4"),
     "configs/smoke/encoder.py": (*TINY["pretrain_demo_encoder"], STEPS),
     "configs/smoke/stage1.py": (
         *TINY["train_stage1"],

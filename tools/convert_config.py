@@ -18,11 +18,11 @@ _KIND = absl_flags.DEFINE_string("kind", "", "stage1, stage2, sampling or recons
 
 def run() -> None:
     """Runs the job."""
-    from rae_jax.porting import original_configs
-
     for flag, value in (("source", _SOURCE.value), ("output", _OUTPUT.value)):
         if not value:
             raise ValueError(f"--{flag} is missing; name a file")
+    from rae_jax.porting import original_configs
+
     converted = original_configs.convert_file(_SOURCE.value, _OUTPUT.value, _KIND.value)
     print("\n".join(converted.lines()))
     print(f"config: {_OUTPUT.value}")

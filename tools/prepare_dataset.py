@@ -28,13 +28,13 @@ _MAX_UNREADABLE = absl_flags.DEFINE_integer(
 
 def run() -> None:
     """Runs the job."""
+    for flag, value in (("source", _SOURCE.value), ("output", _OUTPUT.value)):
+        if not value:
+            raise ValueError(f"--{flag} is missing; name a folder")
     from tqdm import tqdm
 
     from rae_jax.data import packing
 
-    for flag, value in (("source", _SOURCE.value), ("output", _OUTPUT.value)):
-        if not value:
-            raise ValueError(f"--{flag} is missing; name a folder")
     with tqdm(desc="packing", unit="image", delay=1) as bar:
 
         def advance(count: int, total: int) -> None:

@@ -46,10 +46,10 @@ def resized_part(image: np.ndarray, size: tuple[int, int], window: Window) -> np
         left, top, width, height = window
         whole = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
         return np.asarray(whole.crop((left, top, left + width, top + height)))
-    resample = compiled() if extras.are_used() else None
-    if resample is None:
+    loops = compiled() if extras.are_used() else None
+    if loops is None:
         return _by_pil(image, size, window)
-    return _by_loops(image, size, window, resample)
+    return _by_loops(image, size, window, loops)
 
 
 def _columns_first(image: np.ndarray, size: tuple[int, int]) -> bool:
@@ -112,8 +112,15 @@ def _bicubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
+class _Loops(NamedTuple):
+    """Compiled functions: `_weighted_rows` and `_three_of_four`."""
+
+    weigh: Callable[..., Any]
+    three_of_four: Callable[..., Any]
+
+
 def _by_loops(
-    image: np.ndarray, size: tuple[int, int], window: Window, resample: Callable[..., None]
+    image: np.ndarray, size: tuple[int, int], window: Window, loops: _Loops
 ) -> np.ndarray:
     height, width = image.shape[:2]
     across = _weights(width, size[0]).part(window.left, window.width)
@@ -126,16 +133,17 @@ def _by_loops(
     first = _scratch("first", columns * rows * _CHANNELS)
     np.copyto(first.view(np.uint32).reshape(columns, rows), pixels.T)
     second = _scratch("second", window.width * rows * _CHANNELS)
-    resample(first.reshape(columns, -1), left, *across, sums, second.reshape(window.width, -1))
+    loops.weigh(first.reshape(columns, -1), left, *across, sums, second.reshape(window.width, -1))
     first = _scratch("first", rows * window.width * _CHANNELS)
     np.copyto(
         first.view(np.uint32).reshape(rows, window.width),
         second.view(np.uint32).reshape(window.width, rows).T,
     )
     result = _scratch("second", window.height * window.width * _CHANNELS)
-    resample(first.reshape(rows, -1), top, *down, sums, result.reshape(window.height, -1))
-    shape = (window.height, window.width, _CHANNELS)
-    return np.ascontiguousarray(result.reshape(shape)[..., :3])
+    loops.weigh(first.reshape(rows, -1), top, *down, sums, result.reshape(window.height, -1))
+    part = np.empty((window.height, window.width, 3), np.uint8)
+    loops.three_of_four(result.reshape(window.height, -1), part.reshape(window.height, -1))
+    return part
 
 
 def _as_words(image: np.ndarray) -> np.ndarray:
@@ -181,13 +189,28 @@ def _weighted_rows(source, first, start, count, taps, sums, out):  # types: see 
             out[y, x] = min(max(sums[x] >> _PRECISION, 0), 255)
 
 
+def _three_of_four(source, out):  # types: see `compiled`
+    for y in range(source.shape[0]):
+        for x in range(source.shape[1] // 4):
+            for channel in range(3):
+                out[y, 3 * x + channel] = source[y, 4 * x + channel]
+
+
 @functools.cache
-def compiled() -> Callable[..., Any] | None:
+def compiled() -> _Loops | None:
     """The loops compiled by numba; None where it is not installed."""
     try:
         import numba
     except ImportError:
         return None
-    types = "void(u1[:,::1], i8, i8[::1], i8[::1], i4[:,::1], i4[::1], u1[:,::1])"
+    types = {
+        _weighted_rows: "void(u1[:,::1], i8, i8[::1], i8[::1], i4[:,::1], i4[::1], u1[:,::1])",
+        _three_of_four: "void(u1[:,::1], u1[:,::1])",
+    }
     # Test runs wrap every function in checks that numba cannot compile.
-    return numba.njit(types, nogil=True, cache=True)(inspect.unwrap(_weighted_rows))
+    return _Loops(
+        *(
+            numba.njit(signature, nogil=True, cache=True)(inspect.unwrap(function))
+            for function, signature in types.items()
+        )
+    )

@@ -82,6 +82,8 @@ STAGE1, STAGE2 = ("train_stage1", "stage1", "new"), ("train_stage2", "stage2", "
 NO_DECODER = "--config.autoencoder.checkpoint="
 SAMPLE = ("sample", "sampling", "new")
 RECONSTRUCT = ("reconstruct", "reconstruction", "new")
+CACHE = ("cache_latents", "cache", "new")
+CACHED = "--config.data.source=cached_latents"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,18 @@ RECONSTRUCT = ("reconstruct", "reconstruction", "new")
         (
             (*STAGE2, "--config.denoiser.num_classes=5"),
             "the images have 10 classes, but denoiser.num_classes is 5; set denoiser.num_classes=",
+        ),
+        (
+            (*CACHE, "--config.autoencoder.statistics=absent.npz"),
+            "no latent statistics at absent.npz; compute them or correct the path",
+        ),
+        (
+            (*STAGE1, CACHED, "--config.data.path=loose"),
+            "data.source 'cached_latents' holds latents, which stage 2 alone trains on; name a",
+        ),
+        (
+            (*STAGE2, CACHED, "--config.data.path=loose"),
+            "no manifest.json in loose; cache latents with tools/cache_latents.py, or let it fin",
         ),
         (("train_stage2", "stage2", "runs/stage1"), "{folder}/runs/stage1 holds a run of kind 'st"),
         ((*SAMPLE, "--config.checkpoint="), "checkpoint is not set; set --config.checkpoint to "),
@@ -198,46 +212,4 @@ CONVERT, EXPORT, INSPECT = (f"tools/{name}.py" for name in PORTING)
 def test_what_cannot_be_ported_is_told_in_one_line(project, arguments, message):
     told = error_of(project.run(*arguments))
     assert told.startswith(message.format(folder=project.folder))
-    assert len(told.splitlines()) == 1
-
-
-PREPARE, CONVERT_CONFIG, BENCHMARK = (
-    f"tools/{name}.py" for name in ("prepare_dataset", "convert_config", "benchmark")
-)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((PREPARE,), "--source is missing; name a folder"),
-        ((PREPARE, "--source=loose"), "--output is missing; name a folder"),
-        ((PREPARE, "--source=absent", "--output=new"), "no image folder absent"),
-        ((PREPARE, "--source=nothing", "--output=new"), "no images in nothing; accepted are "),
-        ((PREPARE, "--source=loose", "--output=runs"), "runs is not empty, and no packing was beg"),
-        (
-            (PREPARE, "--source=broken", "--output=new", "--num_workers=0"),
-            "cannot read image train/a/broken.png: no format that PIL knows; that is one more than",
-        ),
-        (
-            (PREPARE, "--source=loose", "--output=new", "--center_crop=8", "--shorter_side=8"),
-            "center_crop and shorter_side exclude each other; set one of them",
-        ),
-        (
-            (PREPARE, "--source=builtin:digits/validation", "--output=new"),
-            "the digits have the splits ('train', 'test'), got 'validation'",
-        ),
-        ((CONVERT_CONFIG,), "--source is missing; name a file"),
-        ((CONVERT_CONFIG, "--source=absent.yaml", "--output=new.py"), "no file absent.yaml"),
-        ((CONVERT_CONFIG, "--source=other_shape.npz", "--output=new.py"), "other_shape.npz is not"),
-        ((CONVERT_CONFIG, "--source=a", "--output=other_shape.npz"), "other_shape.npz is there al"),
-        ((BENCHMARK,), "name what to measure: data"),
-        ((BENCHMARK, "date"), "unknown part 'date': did you mean 'data'?"),
-        ((BENCHMARK, "data", "--images=0"), "--images must be at least 1, got 0"),
-        ((BENCHMARK, "data", "--folder=absent"), "no image folder absent"),
-        ((BENCHMARK, "data", "--peer=absent.py"), "no file absent.py"),
-    ],
-)
-def test_what_cannot_be_prepared_is_told_in_one_line(project, arguments, message):
-    told = error_of(project.run(*arguments))
-    assert told.startswith(message)
     assert len(told.splitlines()) == 1
