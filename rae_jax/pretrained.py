@@ -52,7 +52,8 @@ def load_autoencoder(
         tiling: How large images are cut into tiles; None never cuts. Not of a RAE.
         unroll: Layers per iteration of the loops over layers.
         remat: What the backward pass recomputes, see `scan_layers`.
-        **source: Of a stage-1 run: `weights`, "ema" (as unless given) or "raw", and `statistics`,
+        **source: Of a folder or repository of a whole pipeline of diffusers: `subfolder`, "vae" as
+            a rule. Of a stage-1 run: `weights`, "ema" (as unless given) or "raw", and `statistics`,
             an npz of ours. With an encoder: `decoder`, the `model.pt` of the RAE collections,
             `statistics`, their `stat.pt`, and `encoder_input_size` and `num_heads` if they are
             not the published ones (see `weights.autoencoders.load_published`).
@@ -80,8 +81,8 @@ def load_autoencoder(
         if revision is not None:
             raise ValueError(f"{name} is not on the hub, so it has no revision {revision!r}")
         return _on(mesh, _trained(folder, loading, **source))
-    _require_known(source, (), "a folder of diffusers")
-    found = autoencoders.find_diffusers(name, revision)
+    _require_known(source, ("subfolder",), "a folder of diffusers")
+    found = autoencoders.find_diffusers(name, revision, source.get("subfolder", ""))
     if not (found / EXPERIMENT_FILE).is_file():
         raise FileNotFoundError(
             f"{found} holds no config.json, so it is neither an autoencoder of diffusers nor a run"

@@ -342,9 +342,16 @@ def load_statistics(path: str | os.PathLike[str]) -> LatentNormalization:
     return LatentNormalization(*(np.moveaxis(array, 0, -1) for array in arrays))
 
 
-def find_diffusers(name: str, revision: str | None = None) -> pathlib.Path:
-    """Folder of an autoencoder that diffusers wrote; see `hub.resolve`."""
-    return hub.resolve(name, DIFFUSERS_FILES, revision=revision)
+def find_diffusers(name: str, revision: str | None = None, subfolder: str = "") -> pathlib.Path:
+    """Folder of an autoencoder that diffusers wrote; see `hub.resolve`.
+
+    Args:
+        name: See there.
+        revision: See there.
+        subfolder: Where it lies in the folder or repository of a pipeline.
+    """
+    files = [f"{subfolder}/{name}" if subfolder else name for name in DIFFUSERS_FILES]
+    return hub.resolve(name, files, revision=revision) / subfolder
 
 
 def _decoder(config: DecoderConfig, loading: Loading) -> ViTDecoder:

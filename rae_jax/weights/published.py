@@ -7,6 +7,8 @@ AUTOENCODERS = (
     "nyu-visionx/RAE-dinov2-wReg-large-ViTXL-n08",
     "nyu-visionx/RAE-siglip2-base-p16-i256-ViTXL-n08",
     "nyu-visionx/RAE-mae-base-p16-ViTXL-n08",
+    "stabilityai/sd-vae-ft-mse",
+    "stabilityai/sdxl-vae",
     "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers",
     "mit-han-lab/dc-ae-f32c32-in-1.0-diffusers",
     "mit-han-lab/dc-ae-f32c32-mix-1.0-diffusers",

@@ -1,5 +1,7 @@
 """AutoencoderDC in its files: every entry, both ways, and what is refused."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 
@@ -15,9 +17,11 @@ from rae_jax.models.autoencoders.dc_config import RELEASED, DCConfig
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.pretrained import load_autoencoder, save_autoencoder
+from rae_jax.sharding.mesh import make_mesh
 from rae_jax.weights.autoencoder_dc import entry_shapes, find_config, to_tensors
 from rae_jax.weights.convert import WeightError
 from rae_jax.weights.readers import read_tensors
+from rae_jax.weights.tables.autoencoder_dc import Layout
 from rae_jax.weights.writers import write_json, write_tensors
 from tests.comparison import GOLDEN, load_case
 from tests.models.autoencoders.dc import (
@@ -32,10 +36,18 @@ FULL = json.loads((GOLDEN / "autoencoder_dc_full_keys" / "case.json").read_text(
 
 
 def same(one: AutoencoderDC, other: AutoencoderDC) -> bool:
-    leaves, others = (nnx.to_pure_dict(nnx.state(module)) for module in (one, other))
-    return one.config == other.config and all(
-        jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), leaves, others))
+    # As NumPy arrays: JAX would compile a comparison for every shape.
+    leaves, others = (
+        jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(m))) for m in (one, other)
     )
+    return one.config == other.config and all(
+        jax.tree.leaves(jax.tree.map(np.array_equal, leaves, others))
+    )
+
+
+@functools.cache
+def shapes_of(name: str, layout: Layout) -> dict[str, tuple[int, ...]]:
+    return entry_shapes(RELEASED[name], layout)
 
 
 def folder_of(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -56,8 +68,7 @@ def file_of(name: str, folder: pathlib.Path) -> pathlib.Path:
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
 def test_every_entry_of_the_releases(name, layout):
     listed = FULL["entries"][name if layout == "diffusers" else f"{name} original"]
-    shapes = entry_shapes(DCConfig.read(FULL["config"][name]), layout)
-    assert shapes == {key: tuple(shape) for key, shape in listed.items()}
+    assert shapes_of(name, layout) == {key: tuple(shape) for key, shape in listed.items()}
 
 
 def test_releases_are_those_of_diffusers():
@@ -66,10 +77,9 @@ def test_releases_are_those_of_diffusers():
     }
     factors = {name: config.scaling_factor for name, config in RELEASED.items()}
     assert factors == FULL["scaling_factor"]
-    for name in FULL["scaling_factor"]:
-        if "-mix-" in name:
-            shared = entry_shapes(RELEASED[name.replace("mix", "in")], "original")
-            assert entry_shapes(RELEASED[name], "original") == shared
+    for name, config in RELEASED.items():
+        sibling = RELEASED[name.replace("-mix-", "-in-")]
+        assert dataclasses.replace(config, scaling_factor=sibling.scaling_factor) == sibling
 
 
 @pytest.mark.parametrize("name", [*TINY, *SINGLE_FILES])
@@ -109,6 +119,16 @@ def test_folders_come_back_bit_for_bit(name, tmp_path):
     assert same(load_autoencoder(tmp_path / "written"), loaded)
 
 
+def test_onto_a_mesh(tmp_path):
+    folder = folder_of("tiny", tmp_path)
+    mesh = make_mesh(data=1, fsdp=8)
+    cut = AutoencoderDC.from_pretrained(folder, mesh=mesh)
+    leaves = jax.tree.leaves(nnx.state(cut))
+    assert all(leaf.sharding.mesh == mesh for leaf in leaves)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in leaves)
+    assert same(cut, AutoencoderDC.from_pretrained(folder))
+
+
 def test_single_files(tmp_path):
     case = load_case("autoencoder_dc_single_file_tiny_in")
     path = file_of("single_file_tiny_in", tmp_path)
@@ -126,13 +146,13 @@ def test_single_files(tmp_path):
     assert same(AutoencoderDC.from_single_file(weights, config=config), loaded)
 
 
-def shape_only(monkeypatch) -> list[DCConfig]:
+def shape_only(monkeypatch, given: str) -> list[DCConfig]:
     """Files of published size as shapes: nothing is read, what would be built is noted."""
     built = []
 
     def note(config, tensors, loading, *, layout):
         built.append(config)
-        assert {k: v.shape for k, v in tensors.items()} == entry_shapes(config, layout)
+        assert {key: value.shape for key, value in tensors.items()} == shapes_of(given, layout)
         raise ValueError("only noted")
 
     monkeypatch.setattr("rae_jax.weights.autoencoder_dc.from_tensors", note)
@@ -149,9 +169,9 @@ def shape_only(monkeypatch) -> list[DCConfig]:
     ],
 )
 def test_what_a_single_file_is_assumed_to_be(name, layout, assumed, monkeypatch):
-    shapes = entry_shapes(RELEASED[name], layout)
+    shapes = shapes_of(name, layout)
     blank = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-    built, warnings = shape_only(monkeypatch), []
+    built, warnings = shape_only(monkeypatch, name), []
     monkeypatch.setattr("rae_jax.weights.readers.read_tensors", lambda path: blank)
     monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
     with pytest.raises(ValueError, match="only noted"):
@@ -190,7 +210,7 @@ def test_what_cannot_be_loaded(tmp_path):
         AutoencoderRAE.from_pretrained(folder)
     with pytest.raises(ValueError, match="style is of the encoders of a RAE"):
         save_autoencoder(tmp_path / "out", load_autoencoder(folder), style="transformers5")
-    with pytest.raises(ValueError, match="a folder of diffusers takes nothing more; got weights"):
+    with pytest.raises(ValueError, match="a folder of diffusers takes subfolder; got weights"):
         load_autoencoder(folder, weights="raw")
     with pytest.raises(ValueError, match="multiples of 4, got .50, 50. and .40, 40."):
         load_autoencoder(folder, tiling=Tiling((50, 50), (40, 40)))

@@ -279,16 +279,15 @@ class AutoencoderKL(nnx.Module):
         side = image_size // self.config.compression
         return side, side, self.config.latent_channels
 
-    def _shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """As pipelines of diffusers have them, [1, 1, 1, C]."""
+    def _shift_and_scale(self) -> tuple[Float[np.ndarray, "1 1 1 C"], Float[np.ndarray, "1 1 1 C"]]:
+        """As pipelines of diffusers have them."""
         config = self.config
-        shift, scale = config.shift_factor or 0.0, np.float64(config.scaling_factor)
-        if config.latents_mean is not None and config.latents_std is not None:
-            shift, scale = config.latents_mean, scale / np.asarray(config.latents_std)
         shape = (1, 1, 1, config.latent_channels)
-        of_channels = (np.broadcast_to(np.float32(value), shape) for value in (shift, scale))
-        first, second = of_channels
-        return first, second
+        shift, scale = np.full(shape, config.shift_factor or 0.0), np.full(shape, 1.0)
+        if config.latents_mean is not None and config.latents_std is not None:
+            shift = np.reshape(config.latents_mean, shape)
+            scale = 1 / np.reshape(config.latents_std, shape)
+        return shift.astype(np.float32), (config.scaling_factor * scale).astype(np.float32)
 
     def _encoder(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         moments = self.encoder(pixels)

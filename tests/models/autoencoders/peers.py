@@ -20,8 +20,11 @@ import numpy as np
 
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.dc_config import RELEASED, DCConfig
+from rae_jax.models.autoencoders.kl_config import RELEASED as KL_RELEASED
+from rae_jax.models.autoencoders.kl_config import KLConfig
 from rae_jax.models.compute import Compute
 from rae_jax.ops.images import to_signed
+from rae_jax.weights import autoencoder_kl
 from rae_jax.weights.autoencoder_dc import from_tensors
 from rae_jax.weights.autoencoders import Loading
 from tests.comparison import nchw_to_nhwc
@@ -53,6 +56,15 @@ PEERS: Mapping[str, Peer] = {
         lambda options, tensors, loading: from_tensors(DCConfig.read(options), tensors, loading),
     )
     for name, config in RELEASED.items()
+} | {
+    name: Peer(
+        "AutoencoderKL",
+        config.write(),
+        lambda options, tensors, loading: autoencoder_kl.from_tensors(
+            KLConfig.read(options), tensors, loading
+        ),
+    )
+    for name, config in KL_RELEASED.items()
 }
 
 
@@ -68,7 +80,9 @@ class _Theirs:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         with self.torch.inference_mode():
-            return self.module.encode(self.torch.from_numpy(pixels)).latent.numpy()
+            encoded = self.module.encode(self.torch.from_numpy(pixels))
+            latents = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latent
+            return latents.numpy()
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         with self.torch.inference_mode():
