@@ -179,6 +179,7 @@ def test_weights_after_two_steps_with_every_term_are_pytorchs(pair, history):
     assert np.median(changes) > 5e-3
 
 
+@pytest.mark.timeout(1200)  # A minute and a half of two idle cores, all of it in the 50 steps.
 def test_loss_curves_are_pytorchs(module):
     """Measured: 7e-7 apart at most."""
     ours, theirs = module.l1_curves()
