@@ -44,7 +44,9 @@ def answers(module, images, latents):
     )
 
 
-@pytest.mark.parametrize("name", [*TINY, *SINGLE_FILES])
+@pytest.mark.parametrize(
+    "name", [*TINY, *(pytest.param(name, marks=pytest.mark.slow) for name in SINGLE_FILES)]
+)
 def test_answers_are_those_of_diffusers(name):
     case = load_case(f"autoencoder_dc_{name}")
     inputs = images_of(case, "pixel_values"), latents_of(case, "latents")
@@ -52,7 +54,9 @@ def test_answers_are_those_of_diffusers(name):
         case.assert_close(output, values)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in TINY[1:])]
+)
 def test_answers_for_maps_smaller_than_a_head_is_wide(name):
     case = load_case(f"autoencoder_dc_{name}")
     inputs = images_of(case, "small_values"), latents_of(case, "small_latents")
@@ -89,10 +93,9 @@ def test_slices_give_the_same(tiny):
     case, _ = tiny
     images = jnp.concatenate([images_of(case, "pixel_values")] * 2)[:3]
     sliced = autoencoder_of(case, options=DCOptions(slice_size=2))
-    found = answers(sliced, images, latents_of(case, "latents"))
-    expected = case.output("reconstruction")[[0, 1, 0]]
-    np.testing.assert_allclose(found["reconstruction"], expected, rtol=0, atol=2e-5)
-    case.assert_close("sample", found["sample"])
+    features = nhwc_to_nchw(run(sliced, images, method="features"))
+    tolerance = case.statement["outputs"]["latent"]["tolerance"]
+    np.testing.assert_allclose(features, case.output("latent")[[0, 1, 0]], rtol=0, atol=tolerance)
 
 
 def test_what_trains_and_what_does_not(tiny):
@@ -107,14 +110,14 @@ def test_what_trains_and_what_does_not(tiny):
 
 
 def test_bfloat16_stays_close(tiny):
-    case, module = tiny
-    images = images_of(case, "pixel_values")
-    latents = run(autoencoder_of(case, dtype=jnp.bfloat16), images, method="encode")
-    exact = run(module, images, method="encode")
-    assert latents.dtype == jnp.float32
-    error = jnp.sqrt(jnp.square(latents - exact).mean() / jnp.square(exact).mean())
-    # Measured 6e-3; two roundings to 8 bits alone are 3e-3.
-    assert 1e-4 < error < 1.2e-2
+    case, _ = tiny
+    module = autoencoder_of(case, dtype=jnp.bfloat16)
+    features = run(module, images_of(case, "pixel_values"), method="features")
+    assert features.dtype == jnp.float32
+    exact = case.output("latent")
+    error = np.sqrt(np.square(nhwc_to_nchw(features) - exact).mean() / np.square(exact).mean())
+    # Measured 1.0e-2, after a dozen roundings to 8 bits.
+    assert 1e-4 < error < 1.5e-2
 
 
 @pytest.mark.parametrize("method", ["encode", "latent_shape"])
@@ -130,6 +133,7 @@ def test_slices_of_nothing_are_refused():
         DCOptions(slice_size=0)
 
 
+@pytest.mark.slow
 def test_tiles_are_those_of_diffusers():
     case = load_case("autoencoder_dc_tiny_tiling")
     named = case.statement["tiling"]
@@ -142,7 +146,3 @@ def test_tiles_are_those_of_diffusers():
     found = answers(tiled, *inputs)
     case.assert_close("latent", found["latent"])
     case.assert_close("sample", found["sample"])
-    # No image is larger than these tiles.
-    whole = answers(autoencoder_of(case, options=DCOptions(tiling=Tiling())), *inputs)
-    case.assert_close("whole_latent", whole["latent"])
-    case.assert_close("whole_sample", whole["sample"])
