@@ -1,16 +1,13 @@
-"""What becomes of each key of the RAE release's YAML files (bytetriper/RAE, `configs/`).
-
-A rule takes the conversion and the value, sets keys of our config, and says what it did.
-"""
+"""What becomes of each key of the RAE release's YAML files (bytetriper/RAE, `configs/`)."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 from rae_jax.configuration import defaults
+from rae_jax.porting import original_training_rules
 from rae_jax.porting.original_conversion import Conversion
-
-Rule = Callable[[Conversion, Any], str]
+from rae_jax.porting.original_values import Rule, lower, nothing, number, of, only, to
 
 _PATCH_SIZES = {"Dinov2withNorm": 14, "SigLIP2wNorm": 16, "MAEwNorm": 16}
 _DECODERS = {"ViTB": "vit_b", "ViTL": "vit_l", "ViTXL": "vit_xl"}
@@ -25,62 +22,8 @@ def find(key: str) -> Rule | None:
     A section is a key only where it is empty.
     """
     if any(known.startswith(f"{key}.") for known in _RULES):
-        return _nothing("it is empty")
+        return nothing("it is empty")
     return _RULES.get(key)
-
-
-def _to(setting: str, convert: Callable[[Any], Any] = lambda value: value) -> Rule:
-    """A value that is a setting of ours; where it is empty, ours stays as it is by default."""
-
-    def rule(conversion: Conversion, value: Any) -> str:
-        return "nothing: it is empty" if value is None else conversion.set(setting, convert(value))
-
-    return rule
-
-
-def _nothing(reason: str) -> Rule:
-    return lambda conversion, value: f"nothing: {reason}"
-
-
-def _only(legal: tuple[Any, ...], reason: str) -> Rule:
-    """A value that has to be what is always so here."""
-
-    def rule(conversion: Conversion, value: Any) -> str:
-        if value not in legal:
-            raise ValueError(f"it must be {' or '.join(map(repr, legal))}: {reason}")
-        return f"nothing: {reason}"
-
-    return rule
-
-
-def _number(value: Any) -> float:
-    # YAML takes "1e-4", without a point, for text.
-    return float(value)
-
-
-def _lower(value: Any) -> str:
-    return str(value).lower().replace("-", "_")
-
-
-def _of(table: dict[str, str]) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if _lower(value) not in table:
-            raise ValueError(f"it must be one of {', '.join(table)}")
-        return table[_lower(value)]
-
-    return convert
-
-
-def _in(unit: str) -> Callable[[Any], str]:
-    return lambda value: f"{_number(value):g} {unit}"
-
-
-def _pair(first: str, second: str) -> Rule:
-    def rule(conversion: Conversion, value: Any) -> str:
-        one, other = value
-        return f"{conversion.set(first, _number(one))}, {conversion.set(second, _number(other))}"
-
-    return rule
 
 
 # stage_1 ------------------------------------------------------------------------------------
@@ -178,7 +121,7 @@ def _denoiser_size(name: str) -> Rule:
 def _position_embedding(conversion: Conversion, value: Any) -> str:
     if _denoiser_kind(conversion.get("stage_2.target")) == "dit_dh":
         return conversion.set("denoiser.use_position_embedding", bool(value))
-    return _only((True,), "LightningDiT always has positions")(conversion, value)
+    return only((True,), "LightningDiT always has positions")(conversion, value)
 
 
 def _denoiser_weights(conversion: Conversion, value: Any) -> str:
@@ -231,7 +174,7 @@ def _time_distribution(conversion: Conversion, value: Any) -> str:
 
 
 def _loss_weight(conversion: Conversion, value: Any) -> str:
-    return conversion.set("transport.loss_weight", "none" if value is None else _lower(value))
+    return conversion.set("transport.loss_weight", "none" if value is None else lower(value))
 
 
 def _sampling_place(conversion: Conversion, section: str) -> str:
@@ -249,17 +192,17 @@ def _sampler(name: str, convert: Callable[[Any], Any]) -> Rule:
 
 
 def _num_steps(conversion: Conversion, value: Any) -> str:
-    if _lower(conversion.get("sampler.params.sampling_method")) == "dopri5":
+    if lower(conversion.get("sampler.params.sampling_method")) == "dopri5":
         return "nothing: dopri5 chooses its own steps"
     return _sampler("num_steps", int)(conversion, value)
 
 
 def _tolerance(name: str) -> Rule:
     def rule(conversion: Conversion, value: Any) -> str:
-        method = _lower(conversion.get("sampler.params.sampling_method", "euler"))
+        method = lower(conversion.get("sampler.params.sampling_method", "euler"))
         if method != "dopri5":
             return f"nothing: {method} has no tolerances"
-        return _sampler(name, _number)(conversion, value)
+        return _sampler(name, number)(conversion, value)
 
     return rule
 
@@ -270,7 +213,7 @@ def _guided(conversion: Conversion) -> bool:
 
 def _guidance_method(conversion: Conversion, value: Any) -> str:
     methods = {"cfg": "classifier_free", "autoguidance": "autoguidance"}
-    method = _of(methods)(value)
+    method = of(methods)(value)
     if not _guided(conversion):
         return "nothing: its scale is 1, which does not guide"
     if conversion.kind == "stage2" and method == "autoguidance":
@@ -282,14 +225,14 @@ def _guidance_method(conversion: Conversion, value: Any) -> str:
 
 
 def _without_guide(conversion: Conversion) -> bool:
-    method = _lower(conversion.get("guidance.method", "cfg"))
+    method = lower(conversion.get("guidance.method", "cfg"))
     return conversion.kind == "stage2" and method == "autoguidance"
 
 
 def _guidance_scale(conversion: Conversion, value: Any) -> str:
     if not _guided(conversion) or _without_guide(conversion):
         return "nothing: see guidance.method"
-    return conversion.set(f"{_sampling_place(conversion, 'guidance')}.scale", _number(value))
+    return conversion.set(f"{_sampling_place(conversion, 'guidance')}.scale", number(value))
 
 
 def _guidance_interval(conversion: Conversion, value: Any) -> str:
@@ -335,208 +278,77 @@ def _null_label(conversion: Conversion, value: Any) -> str:
     classes = conversion.get(
         "misc.num_classes", conversion.get("stage_2.params.num_classes", value)
     )
-    return _only((int(classes),), "the null label is the one after the classes")(conversion, value)
-
-
-# training, eval, gan ------------------------------------------------------------------------
-
-
-def _batch_size(conversion: Conversion, value: Any) -> str:
-    if value is None:
-        return "nothing: it is empty"
-    if conversion.get("training.global_batch_size"):
-        return "nothing: global_batch_size is set"
-    done = conversion.set("global_batch_size", int(value))
-    return f"{done}; if it was meant for one device, multiply it by their number"
-
-
-def _clip(conversion: Conversion, value: Any) -> str:
-    return conversion.set("optimizer.clip_norm", _number(value or 0.0))
-
-
-def _preview_scale(conversion: Conversion, value: Any) -> str:
-    if _number(value) == 1.0:
-        return "nothing: 1 does not guide"
-    done = conversion.set("preview_guidance.method", "classifier_free")
-    return f"{done}, {conversion.set('preview_guidance.scale', _number(value))}"
-
-
-def _decay_start(conversion: Conversion, value: Any) -> str:
-    done = conversion.set("schedule.warmup", f"{_number(value):g} epochs")
-    return f"{done}, {conversion.set('schedule.warmup_from_zero', False)}"
-
-
-def _eval_model(conversion: Conversion, value: Any) -> str:
-    return conversion.set("evaluation.weights", ("ema", "raw") if value else ("ema",))
-
-
-def _metrics(conversion: Conversion, value: Any) -> str:
-    names = [_lower(name) for name in ([value] if isinstance(value, str) else value)]
-    if conversion.kind == "stage1":
-        names = ["rfid" if name == "fid" else name for name in names]
-    names = [{"is": "inception_score", "gfid": "fid"}.get(name, name) for name in names]
-    return conversion.set("evaluation.metrics", tuple(names))
-
-
-def _reference(conversion: Conversion, value: Any) -> str:
-    if value is None:
-        return "nothing: it is empty"
-    if conversion.kind == "stage1":
-        return "nothing: reconstructions are compared with their originals"
-    return conversion.set("evaluation.reference.path", str(value))
-
-
-def _optimizer_rules(source: str, section: str) -> dict[str, Rule]:
-    return {
-        f"{source}.lr": _to(f"{section}.learning_rate", _number),
-        f"{source}.betas": _pair(f"{section}.beta1", f"{section}.beta2"),
-        f"{source}.weight_decay": _to(f"{section}.weight_decay", _number),
-        f"{source}.eps": _to(f"{section}.epsilon", _number),
-    }
-
-
-def _schedule_rules(source: str, prefix: str) -> dict[str, Rule]:
-    kinds = _of({"cosine": "cosine", "linear": "linear", "constant": "constant"})
-    section = f"{prefix}schedule"
-    return {
-        f"{source}.type": _to(f"{section}.kind", kinds),
-        f"{source}.warmup_epochs": _to(f"{section}.warmup", _in("epochs")),
-        f"{source}.warmup_steps": _to(f"{section}.warmup", _in("steps")),
-        f"{source}.decay_end_epoch": _to(f"{section}.end", _in("epochs")),
-        f"{source}.decay_end_steps": _to(f"{section}.end", _in("steps")),
-        f"{source}.base_lr": _to(f"{prefix}optimizer.learning_rate", _number),
-        f"{source}.final_lr": _to(f"{section}.final_learning_rate", _number),
-        f"{source}.warmup_from_zero": _to(f"{section}.warmup_from_zero", bool),
-    }
+    return only((int(classes),), "the null label is the one after the classes")(conversion, value)
 
 
 _STAGE_1: dict[str, Rule] = {
-    "target": _only(("stage1.RAE",), "the autoencoder is a RAE"),
+    "target": only(("stage1.RAE",), "the autoencoder is a RAE"),
     "ckpt": _decoder_weights,
     "params.encoder_cls": _encoder_class,
     "params.encoder_config_path": _encoder,
-    "params.encoder_input_size": _to("autoencoder.encoder.input_size", int),
+    "params.encoder_input_size": to("autoencoder.encoder.input_size", int),
     "params.encoder_params.dinov2_path": _encoder,
     "params.encoder_params.model_name": _encoder,
-    "params.encoder_params.normalize": _only((True,), "features are always normalised"),
+    "params.encoder_params.normalize": only((True,), "features are always normalised"),
     "params.decoder_config_path": _decoder_config,
     "params.pretrained_decoder_path": _decoder_weights,
-    "params.noise_tau": _to("autoencoder.noise_tau", _number),
-    "params.reshape_to_2d": _only((True,), "latents are always grids"),
+    "params.noise_tau": to("autoencoder.noise_tau", number),
+    "params.reshape_to_2d": only((True,), "latents are always grids"),
     "params.normalization_stat_path": _statistics,
-    "params.decoder_patch_size": _to("autoencoder.decoder.patch_size", int),
-    "params.eps": _only((1e-5, "1e-5"), "latents are always normalised with 1e-5"),
+    "params.decoder_patch_size": to("autoencoder.decoder.patch_size", int),
+    "params.eps": only((1e-5, "1e-5"), "latents are always normalised with 1e-5"),
 }
 
 _STAGE_2: dict[str, Rule] = {
     "target": _denoiser_target,
     "ckpt": _denoiser_weights,
-    "params.input_size": _nothing("the autoencoder tells the shape of its latents"),
-    "params.in_channels": _nothing("the autoencoder tells the shape of its latents"),
-    "params.patch_size": _to("denoiser.patch_size", int),
+    "params.input_size": nothing("the autoencoder tells the shape of its latents"),
+    "params.in_channels": nothing("the autoencoder tells the shape of its latents"),
+    "params.patch_size": to("denoiser.patch_size", int),
     "params.hidden_size": _denoiser_size("hidden_size"),
     "params.depth": _denoiser_size("depth"),
     "params.num_heads": _denoiser_size("num_heads"),
-    "params.mlp_ratio": _to("denoiser.mlp_ratio", _number),
-    "params.class_dropout_prob": _to("label_dropout", _number),
-    "params.num_classes": _to("denoiser.num_classes", int),
-    "params.use_qknorm": _to("denoiser.use_qk_norm", bool),
-    "params.use_swiglu": _to("denoiser.use_swiglu", bool),
-    "params.use_rope": _to("denoiser.use_rope", bool),
-    "params.use_rmsnorm": _to("denoiser.use_rms_norm", bool),
-    "params.wo_shift": _to("denoiser.use_shift", lambda value: not value),
+    "params.mlp_ratio": to("denoiser.mlp_ratio", number),
+    "params.class_dropout_prob": to("label_dropout", number),
+    "params.num_classes": to("denoiser.num_classes", int),
+    "params.use_qknorm": to("denoiser.use_qk_norm", bool),
+    "params.use_swiglu": to("denoiser.use_swiglu", bool),
+    "params.use_rope": to("denoiser.use_rope", bool),
+    "params.use_rmsnorm": to("denoiser.use_rms_norm", bool),
+    "params.wo_shift": to("denoiser.use_shift", lambda value: not value),
     "params.use_pos_embed": _position_embedding,
 }
 
 _SAMPLING: dict[str, Rule] = {
-    "transport.params.path_type": _to("transport.path", _lower),
-    "transport.params.prediction": _to("transport.prediction", _lower),
+    "transport.params.path_type": to("transport.path", lower),
+    "transport.params.prediction": to("transport.prediction", lower),
     "transport.params.loss_weight": _loss_weight,
     "transport.params.time_dist_type": _time_distribution,
-    "sampler.mode": _sampler("mode", _of({"ode": "ode", "sde": "sde"})),
-    "sampler.params.sampling_method": _sampler("method", _lower),
+    "sampler.mode": _sampler("mode", of({"ode": "ode", "sde": "sde"})),
+    "sampler.params.sampling_method": _sampler("method", lower),
     "sampler.params.num_steps": _num_steps,
     "sampler.params.atol": _tolerance("atol"),
     "sampler.params.rtol": _tolerance("rtol"),
-    "sampler.params.reverse": _only((False, None), "sampling goes from noise to images"),
+    "sampler.params.reverse": only((False, None), "sampling goes from noise to images"),
     "guidance.method": _guidance_method,
     "guidance.scale": _guidance_scale,
     "guidance.t_min": _guidance_interval,
     "guidance.t_max": _guidance_interval,
     "guidance.guidance_model.ckpt": _guide_weights,
     "misc.latent_size": _latent_size,
-    "misc.num_classes": _to("denoiser.num_classes", int),
+    "misc.num_classes": to("denoiser.num_classes", int),
     "misc.null_label": _null_label,
     "misc.time_dist_shift_dim": _shift_dim,
-    "misc.time_dist_shift_base": _to("transport.time_shift_base", int),
-}
-
-_TRAINING: dict[str, Rule] = {
-    "epochs": _to("duration", _in("epochs")),
-    "global_batch_size": _to("global_batch_size", int),
-    "batch_size": _batch_size,
-    "grad_accum_steps": _to("gradient_accumulation", int),
-    "ema_decay": _to("ema_decay", _number),
-    "num_workers": _to("data.num_threads", int),
-    "clip_grad": _clip,
-    "log_interval": _to("loop.log_every", _in("steps")),
-    "log_every": _to("loop.log_every", _in("steps")),
-    "checkpoint_interval": _to("loop.checkpoint_every", _in("epochs")),
-    "ckpt_every": _to("loop.checkpoint_every", _in("steps")),
-    "sample_every": _to("loop.preview_every", _in("steps")),
-    "global_seed": _to("seed", int),
-    "cfg_scale": _preview_scale,
-    "base_lr": _to("optimizer.learning_rate", _number),
-    "final_lr": _to("schedule.final_learning_rate", _number),
-    "beta": _pair("optimizer.beta1", "optimizer.beta2"),
-    "wd": _to("optimizer.weight_decay", _number),
-    "schedule_type": _schedule_rules("", "")[".type"],
-    "decay_start_epoch": _decay_start,
-    "decay_end_epoch": _to("schedule.end", _in("epochs")),
-}
-
-_EVAL: dict[str, Rule] = {
-    "eval_interval": _to("evaluation.every", _in("steps")),
-    "eval_model": _eval_model,
-    "data_path": _to("evaluation.images.data.path", str),
-    "reference_npz_path": _reference,
-    "metrics": _metrics,
-}
-
-_GAN: dict[str, Rule] = {
-    "disc.arch.dino_ckpt_path": _to("gan.discriminator.path", str),
-    "disc.arch.ks": _to("gan.discriminator.kernel_size", int),
-    "disc.arch.norm_type": _to("gan.discriminator.norm", _of({"bn": "batch", "gn": "group"})),
-    "disc.arch.using_spec_norm": _to("gan.discriminator.spectral", bool),
-    "disc.arch.recipe": _nothing("the file of the DINO tells its sizes"),
-    "disc.arch.key_depths": _to("gan.discriminator.key_depths", lambda v: tuple(map(int, v))),
-    "disc.arch.norm_eps": _to("gan.discriminator.norm_eps", _number),
-    "disc.augment.prob": _to("gan.augment_probability", _number),
-    "disc.augment.cutout": _to("gan.augment_cutout", _number),
-    "loss.disc_loss": _to("gan.loss", _lower),
-    "loss.gen_loss": _only(("vanilla", "hinge"), "the decoder's loss is minus the mean logit"),
-    "loss.disc_weight": _to("gan.weight", _number),
-    "loss.perceptual_weight": _to("lpips.weight", _number),
-    "loss.disc_start": _to("gan.start", _in("epochs")),
-    "loss.disc_upd_start": _to("gan.discriminator_start", _in("epochs")),
-    "loss.lpips_start": _to("lpips.start", _in("epochs")),
-    "loss.max_d_weight": _to("gan.largest_adaptive_weight", _number),
-    "loss.disc_updates": _only((1,), "the discriminator learns once per step"),
+    "misc.time_dist_shift_base": to("transport.time_shift_base", int),
 }
 
 _RULES: dict[str, Rule] = {
     **{f"stage_1.{key}": rule for key, rule in _STAGE_1.items()},
     **{f"stage_2.{key}": rule for key, rule in _STAGE_2.items()},
     **_SAMPLING,
-    **{f"training.{key}": rule for key, rule in _TRAINING.items()},
-    **_optimizer_rules("training.optimizer", "optimizer"),
-    **_schedule_rules("training.scheduler", ""),
-    **{f"eval.{key}": rule for key, rule in _EVAL.items()},
-    **{f"gan.{key}": rule for key, rule in _GAN.items()},
-    **_optimizer_rules("gan.disc.optimizer", "gan.optimizer"),
-    **_schedule_rules("gan.disc.scheduler", "gan."),
+    **original_training_rules.RULES,
     **{
-        f"guidance.guidance_model.{key}": _nothing("the guide's own run knows it")
+        f"guidance.guidance_model.{key}": nothing("the guide's own run knows it")
         for key in _STAGE_2
         if key != "ckpt"
     },
