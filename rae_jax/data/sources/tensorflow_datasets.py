@@ -102,6 +102,6 @@ def _columns(tfds: Any, builder: Any) -> tuple[str, str]:
         if not isinstance(column, str) or not isinstance(dict(features).get(column), kind):
             raise ValueError(
                 f"{builder.info.full_name} must have a column {column!r} of type {kind.__name__}, "
-                f"it has {', '.join(features)}"
+                f"it has {', '.join(sorted(features))}"
             )
     return image, label
