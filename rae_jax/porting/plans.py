@@ -18,9 +18,11 @@ from rae_jax.configuration.schema import (
     parse,
 )
 from rae_jax.layers.functional import freeze, split
+from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.porting.models import FileSizes, Model, configured, of_kind, preset
 from rae_jax.pretrained import is_run
 from rae_jax.weights.convert import WeightError
+from rae_jax.weights.families import AnyAutoencoder
 from rae_jax.weights.pretrained import load_encoder
 
 
@@ -137,6 +139,10 @@ def _denoiser(request: Request, sizes: FileSizes, dry_run: bool) -> tuple[Model,
     if dry_run and side is not None:
         return of_kind(request.kind, config, (side, side, channels)), {}
     autoencoder = build.pretrained_autoencoder(config.autoencoder, build.Compute())
+    size = _image_size(autoencoder, side) if request.model else None
+    if size is not None:
+        data = DataConfig(image_size=size, crop="center", horizontal_flip=True)
+        config = dataclasses.replace(config, data=data)
     latent_shape = autoencoder.latent_shape(config.data.image_size)
     found = (side or latent_shape[0], side or latent_shape[1], channels)
     if found != latent_shape:
@@ -144,12 +150,15 @@ def _denoiser(request: Request, sizes: FileSizes, dry_run: bool) -> tuple[Model,
             f"{request.source} is for latents of shape {found} (h, w, C), but the autoencoder "
             f"gives {latent_shape}; name the one that it belongs to"
         )
-    if autoencoder.decoder is not None and request.model:
-        image_size = latent_shape[0] * autoencoder.decoder.config.patch_size
-        data = DataConfig(image_size=image_size, crop="center", horizontal_flip=True)
-        config = dataclasses.replace(config, data=data)
     _, frozen = split(autoencoder)
     return of_kind(request.kind, config, latent_shape), fingerprints(frozen)
+
+
+def _image_size(autoencoder: AnyAutoencoder, side: int | None) -> int | None:
+    """Side of the images of a grid of latents, as far as can be told."""
+    if isinstance(autoencoder, AutoencoderRAE):
+        return None if autoencoder.decoder is None else autoencoder.image_size
+    return None if side is None else side * autoencoder.config.compression
 
 
 def _with_autoencoder(config: Stage2Config, name: str) -> Stage2Config:
