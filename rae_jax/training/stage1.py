@@ -11,6 +11,7 @@ from flax import nnx
 from rae_jax import build
 from rae_jax.build import judging
 from rae_jax.configuration.schema import GANConfig, Stage1Config
+from rae_jax.data.sources.base import Source
 from rae_jax.layers.functional import Buffer, Frozen, abstract, split
 from rae_jax.models.auxiliary.dino_discriminator import DINODiscriminator, SpectralVector
 from rae_jax.models.compute import Compute
@@ -83,37 +84,15 @@ def make_job(config: Stage1Config) -> Job:
         schedule,
         ema_decay=config.ema_decay,
         noise_tau=config.autoencoder.noise_tau,
-        loss=DecoderLoss(
-            l1=config.loss.l1,
-            perceptual=config.lpips.weight,
-            features=config.loss.features,
-            adversarial=config.gan.weight,
-            largest_adaptive_weight=config.gan.largest_adaptive_weight,
-        ),
-        phases=PhaseStarts(
-            perceptual=to_steps(config.lpips.start),
-            discriminator=to_steps(config.gan.discriminator_start),
-            adversarial=to_steps(config.gan.start),
-        ),
+        loss=_loss(config),
+        phases=_phases(config, to_steps),
         lpips=lpips,
         adversary=None if gan is None else gan.adversary,
         accumulation=config.gradient_accumulation,
     )
-    count = min(_PREVIEWED, len(source))
-    shown = build.without_chance(config.data)
-    examples = next(build.evaluation_batches(source, shown, batch_size=count))
 
     def reconstruct(params: Tree, buffers: Tree, frozen: Tree, images: Array) -> Array:
         return to_uint8(step_function.autoencoder(params, buffers, frozen)(to_float(images)))
-
-    drawn = jax.jit(reconstruct)
-
-    def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
-        images = examples["images"]
-        pictures = np.asarray(drawn(state.ema, state.buffers, frozen, images))
-        for writer in writers:
-            rows = grid(np.concatenate([images, pictures]), columns=count)
-            writer.images(step, "reconstructions", rows)
 
     evaluation = None
     if config.evaluation.every:
@@ -129,11 +108,47 @@ def make_job(config: Stage1Config) -> Job:
         initial_state,
         step_function,
         frozen,
-        preview,
+        _preview(config, source, reconstruct),
         evaluation,
         initial_weights,
         step_function.phases.at,
     )
+
+
+def _loss(config: Stage1Config) -> DecoderLoss:
+    return DecoderLoss(
+        l1=config.loss.l1,
+        perceptual=config.lpips.weight,
+        features=config.loss.features,
+        adversarial=config.gan.weight,
+        largest_adaptive_weight=config.gan.largest_adaptive_weight,
+    )
+
+
+def _phases(config: Stage1Config, to_steps: Callable[[str], int]) -> PhaseStarts:
+    return PhaseStarts(
+        perceptual=to_steps(config.lpips.start),
+        discriminator=to_steps(config.gan.discriminator_start),
+        adversarial=to_steps(config.gan.start),
+    )
+
+
+def _preview(
+    config: Stage1Config, source: Source, reconstruct: Callable[[Tree, Tree, Tree, Array], Array]
+) -> run.Preview:
+    """Draws the first images over their reconstructions by the averaged weights."""
+    count = min(_PREVIEWED, len(source))
+    shown = build.without_chance(config.data)
+    images = next(build.evaluation_batches(source, shown, batch_size=count))["images"]
+    drawn = jax.jit(reconstruct)
+
+    def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
+        pictures = np.asarray(drawn(state.ema, state.buffers, frozen, images))
+        for writer in writers:
+            rows = grid(np.concatenate([images, pictures]), columns=count)
+            writer.images(step, "reconstructions", rows)
+
+    return preview
 
 
 class _GAN:
