@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(nan_in_step_2, tmp_pat
             "lpips",
             {"path": "{empty}"},
             FileNotFoundError,
-            r"vgg16-397923af.pth.*download.pytorch.org/models.*torch.save",
+            r"vgg16-397923af.pth.*download.pytorch.org/models.*read as it is",
         ),
         (
             "discriminator",
