@@ -10,8 +10,9 @@ from absl import logging
 from flax import nnx
 
 from rae_jax.layers.functional import abstract
-from rae_jax.models.autoencoders.dc import AutoencoderDC, DCOptions
+from rae_jax.models.autoencoders.dc import AutoencoderDC
 from rae_jax.models.autoencoders.dc_config import RELEASED, DCConfig
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
 from rae_jax.weights import convert, hub, readers, writers
 from rae_jax.weights.autoencoders import DIFFUSERS_STEM, Loading
 from rae_jax.weights.errors import WeightFileError
@@ -85,7 +86,7 @@ def from_tensors(
 def empty(config: DCConfig, loading: Loading | None = None) -> AutoencoderDC:
     """The module with shapes in place of arrays."""
     loading = loading or Loading()
-    options = DCOptions(slice_size=loading.slice_size, tiling=loading.tiling)
+    options = ConvolutionalOptions(slice_size=loading.slice_size, tiling=loading.tiling)
     return abstract(
         lambda: AutoencoderDC(
             config, options=options, rngs=nnx.Rngs(0), **loading.compute.arguments

@@ -56,7 +56,7 @@ class Loading:
     Attributes:
         compute: How it computes.
         slice_size: See `RAEOptions`.
-        tiling: See `DCOptions`; not of a RAE.
+        tiling: See `ConvolutionalOptions`; not of a RAE.
         mesh: Arrays go straight to their shards on it; None puts them on the default device.
     """
 

@@ -12,8 +12,9 @@ from absl import logging
 from flax import nnx
 from safetensors.numpy import save_file
 
-from rae_jax.models.autoencoders.dc import AutoencoderDC, DCOptions
+from rae_jax.models.autoencoders.dc import AutoencoderDC
 from rae_jax.models.autoencoders.dc_config import RELEASED, DCConfig
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.pretrained import load_autoencoder, save_autoencoder
@@ -137,7 +138,7 @@ def test_single_files(tmp_path):
     tiling = Tiling((64, 64), (48, 48))
     loaded = AutoencoderDC.from_single_file(path, config=config, slice_size=2, tiling=tiling)
     assert loaded.config == DCConfig.read(case.config | {"scaling_factor": 0.25})
-    assert loaded.options == DCOptions(slice_size=2, tiling=tiling)
+    assert loaded.options == ConvolutionalOptions(slice_size=2, tiling=tiling)
     for same_config in (str(tmp_path), loaded.config, loaded.config.write()):
         assert same(AutoencoderDC.from_single_file(path, config=same_config), loaded)
     # The weight file of diffusers is a single file too.

@@ -1,6 +1,5 @@
 """Deep compression autoencoder, DC-AE (Chen 2024, arXiv:2410.10733), as in diffusers."""
 
-import dataclasses
 import os
 from typing import Any
 
@@ -26,30 +25,12 @@ from rae_jax.models.autoencoders.dc_config import (
     DCConfig,
     Stage,
 )
-from rae_jax.models.autoencoders.slicing import in_slices, require_slice_size
-from rae_jax.models.autoencoders.tiling import Tiling, in_tiles
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
+from rae_jax.models.autoencoders.slicing import in_slices
+from rae_jax.models.autoencoders.tiling import in_tiles
 from rae_jax.ops.images import from_signed, to_signed
 from rae_jax.ops.space_depth import average_channels, repeat_channels
 from rae_jax.typing import Array, DTypeLike, Float, Key
-
-
-@dataclasses.dataclass(frozen=True)
-class DCOptions:
-    """What changes neither the parameters nor the latents' range of an autoencoder.
-
-    Attributes:
-        slice_size: Images that go through encoder and decoder at a time, one slice after another
-            in the same compiled function, which bounds memory; None takes the whole batch.
-        tiling: How large images are cut into tiles, which bounds memory too and gives slightly
-            different latents and images; None never cuts.
-    """
-
-    slice_size: int | None = None
-    tiling: Tiling | None = None
-
-    def __post_init__(self) -> None:
-        """Rejects a slice of no images."""
-        require_slice_size(self.slice_size)
 
 
 class _Blocks(nnx.Module):
@@ -207,7 +188,7 @@ class AutoencoderDC(nnx.Module):
         self,
         config: DCConfig,
         *,
-        options: DCOptions | None = None,
+        options: ConvolutionalOptions | None = None,
         dtype: DTypeLike = jnp.float32,
         unroll: int = 1,
         remat: str = "none",
@@ -226,7 +207,7 @@ class AutoencoderDC(nnx.Module):
         Raises:
             ValueError: Tiles do not consist of whole latents.
         """
-        self.config, self.options = config, options or DCOptions()
+        self.config, self.options = config, options or ConvolutionalOptions()
         if self.options.tiling is not None:
             self.options.tiling.require_multiples(config.compression)
         self.encoder = DCEncoder(config, dtype=dtype, unroll=unroll, remat=remat, rngs=rngs)

@@ -17,8 +17,8 @@ from rae_jax.layers.resnet_blocks import (
     StridedConvolution,
 )
 from rae_jax.models.autoencoders.base import LatentMoments, require_class
-from rae_jax.models.autoencoders.dc import DCOptions
 from rae_jax.models.autoencoders.kl_config import CLASS_NAME, KLConfig
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
 from rae_jax.models.autoencoders.posterior import DiagonalGaussian
 from rae_jax.models.autoencoders.slicing import in_slices
 from rae_jax.models.autoencoders.tiling import in_tiles
@@ -134,7 +134,7 @@ class AutoencoderKL(nnx.Module):
         self,
         config: KLConfig,
         *,
-        options: DCOptions | None = None,
+        options: ConvolutionalOptions | None = None,
         dtype: DTypeLike = jnp.float32,
         unroll: int = 1,
         remat: str = "none",
@@ -155,7 +155,7 @@ class AutoencoderKL(nnx.Module):
             ValueError: Tiles do not consist of whole latents.
         """
         del unroll, remat
-        self.config, self.options = config, options or DCOptions()
+        self.config, self.options = config, options or ConvolutionalOptions()
         if self.options.tiling is not None:
             self.options.tiling.require_multiples(config.compression)
         if config.force_upcast and jnp.dtype(dtype) == jnp.float16:

@@ -6,8 +6,8 @@ from flax import nnx
 
 from rae_jax.layers.functional import Buffer, Frozen, freeze, split
 from rae_jax.models.autoencoders.base import Autoencoder
-from rae_jax.models.autoencoders.dc import DCOptions
 from rae_jax.models.autoencoders.dc_config import DCConfig
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
 from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.ops.images import to_signed
 from tests.comparison import load_case, nhwc_to_nchw
@@ -92,7 +92,7 @@ def test_latents_of_stage_2_are_scaled(tiny):
 def test_slices_give_the_same(tiny):
     case, _ = tiny
     images = jnp.concatenate([images_of(case, "pixel_values")] * 2)[:3]
-    sliced = autoencoder_of(case, options=DCOptions(slice_size=2))
+    sliced = autoencoder_of(case, options=ConvolutionalOptions(slice_size=2))
     features = nhwc_to_nchw(run(sliced, images, method="features"))
     tolerance = case.statement["outputs"]["latent"]["tolerance"]
     np.testing.assert_allclose(features, case.output("latent")[[0, 1, 0]], rtol=0, atol=tolerance)
@@ -130,7 +130,7 @@ def test_other_sizes_of_images_are_refused(tiny, method):
 
 def test_slices_of_nothing_are_refused():
     with pytest.raises(ValueError, match="slice_size must be at least 1, got 0"):
-        DCOptions(slice_size=0)
+        ConvolutionalOptions(slice_size=0)
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_tiles_are_those_of_diffusers():
         for kind in ("min", "stride")
     )
     inputs = images_of(case, "pixel_values"), latents_of(case, "latents")
-    tiled = autoencoder_of(case, options=DCOptions(tiling=Tiling(size, stride)))
+    tiled = autoencoder_of(case, options=ConvolutionalOptions(tiling=Tiling(size, stride)))
     found = answers(tiled, *inputs)
     case.assert_close("latent", found["latent"])
     case.assert_close("sample", found["sample"])

@@ -6,8 +6,8 @@ from flax import nnx
 
 from rae_jax.layers.functional import Frozen, freeze, split
 from rae_jax.models.autoencoders.base import Autoencoder, VariationalAutoencoder
-from rae_jax.models.autoencoders.dc import DCOptions
 from rae_jax.models.autoencoders.kl_config import KLConfig
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
 from rae_jax.models.autoencoders.posterior import DiagonalGaussian
 from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.ops.images import to_signed
@@ -117,11 +117,11 @@ def test_slices_and_tiles(tiny):
     inputs = images_of(case, "pixel_values"), latents_of(case, "latents")
     tiling = KLConfig.read(case.config).tiling
     assert tiling == Tiling((32, 32), (24, 24))
-    found = answers(autoencoder_of(case, options=DCOptions(tiling=tiling)), *inputs)
+    found = answers(autoencoder_of(case, options=ConvolutionalOptions(tiling=tiling)), *inputs)
     for output in ("mean", "logvar", "sample"):
         case.assert_close(output, found[output])
     # In slices of one image, and uncut.
-    whole = answers(autoencoder_of(case, options=DCOptions(slice_size=1)), *inputs)
+    whole = answers(autoencoder_of(case, options=ConvolutionalOptions(slice_size=1)), *inputs)
     case.assert_close("whole_mean", whole["mean"])
     case.assert_close("whole_sample", whole["sample"])
 
