@@ -171,3 +171,14 @@ def test_the_autoencoder_stays_out_of_state_and_program(tiny):
     state, _ = tiny.compiled(tiny.state, tiny.frozen, batch_of("stage2"))
     assert not set(tiny.frozen) & {*state.params, *state.buffers, *state.ema}
     assert_frozen_are_arguments(tiny.step, tiny.state, tiny.frozen, batch_of("stage2"))
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_give_the_step_of_all_of_it(tiny):
+    batch = batch_of("stage2")
+    whole, metrics = tiny.compiled(tiny.state, tiny.frozen, batch)
+    step = jax.jit(dataclasses.replace(tiny.step, accumulation=BATCH))
+    parts, values = step(tiny.state, tiny.frozen, batch)
+    assert_trees_close(parts.params, whole.params, 2e-6)
+    for name, value in values.items():
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-5, err_msg=name)
