@@ -304,7 +304,7 @@ def test_reconstructions_of_a_published_autoencoder(published):
     images = np.stack([Digits("test", image_size=16)[i]["image"] for i in range(3)])
     pictures = reconstruct(images)
     assert reconstruct.image_size == 16 and pictures.shape == (3, 16, 16, 3)
-    with pytest.raises(ValueError, match="takes nothing more; got weights"):
+    with pytest.raises(ValueError, match="takes subfolder; got weights"):
         Reconstructor(str(published), weights="raw")
 
 
