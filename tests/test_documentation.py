@@ -53,11 +53,11 @@ EXAMPLES = {path.read_text() for path in (ROOT / "docs" / "examples").glob("*.py
 STAND_INS = {"facebook/vit-mae-base": str(ROOT / "rae_jax" / "assets" / "digits_mae")}
 """Published weights -> a local folder of the same layout."""
 
-README_TEST = 'pip install -e ".[test]" && pytest && pytest -m "multiprocess or faults"'
+README_TEST = 'pip install -e ".[test]" && pytest && pytest -m "tools or multiprocess or faults"'
 NOT_RUN = {
     'pip install -e ".[test]"': "the first part of .ci/run",
     "pytest": "the second part of .ci/run",
-    'pytest -m "multiprocess or faults"': "the third part of .ci/run",
+    'pytest -m "tools or multiprocess or faults"': "the third part of .ci/run",
     "pip install -e .": "the same with an extra less",
     "python3.11 -m venv .venv": "done by .ci/run with a folder of its own",
     "source .venv/bin/activate": "belongs to the line before",

@@ -9,6 +9,8 @@ from PIL import Image
 
 from tests.project import PORTING, ROOT, WITHOUT_CONFIG, Project, error_of
 
+pytestmark = pytest.mark.tools
+
 TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"demo", *WITHOUT_CONFIG})
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
 IMAGES = ("--config.data.source=image_folder", "--config.data.crop=center")

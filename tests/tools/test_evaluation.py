@@ -5,6 +5,8 @@ import pytest
 
 from tests.project import Project, error_of
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):

@@ -14,6 +14,8 @@ from PIL import Image
 
 from tests.project import ROOT, TINY, WITHOUT_CONFIG, Project, completed, error_of, succeeded
 
+pytestmark = pytest.mark.tools
+
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 ENCODER = "--config.autoencoder.encoder.path=runs/encoder/encoder"
 STATISTICS = "runs/statistics/latent_statistics.npz"
