@@ -9,6 +9,7 @@ from flax import nnx
 
 from rae_jax.build.denoising import (
     denoiser,
+    denoiser_shapes,
     flow_matching,
     require_sampling,
     restored_denoiser,
@@ -40,6 +41,7 @@ from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.compute import Compute
 from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.models.encoders.base import Encoder
+from rae_jax.models.encoders.vision_transformer import VisionTransformer
 from rae_jax.reconstruction.latent_statistics import LatentStatistics
 from rae_jax.weights import autoencoders
 from rae_jax.weights.families import AnyAutoencoder, load_folder
@@ -55,12 +57,14 @@ __all__ = [
     "cached_latents",
     "decoder",
     "denoiser",
+    "denoiser_shapes",
     "durations",
     "encoder",
     "encoder_fingerprint",
     "encoder_settings",
     "evaluation_batches",
     "flow_matching",
+    "frozen_encoder",
     "has_decoder",
     "image_settings",
     "image_size",
@@ -194,7 +198,13 @@ class LoadedEncoder:
 
 def encoder(config: schema.AutoencoderConfig, compute: Compute) -> LoadedEncoder:
     """The pretrained encoder that the configuration names, its parameters frozen."""
-    module, preprocessing = load_encoder(config.encoder.path, **compute.arguments)
+    return frozen_encoder(config, *load_encoder(config.encoder.path, **compute.arguments))
+
+
+def frozen_encoder(
+    config: schema.AutoencoderConfig, module: VisionTransformer, preprocessing: Preprocessing
+) -> LoadedEncoder:
+    """An encoder, frozen in place, if it takes images of the configured size."""
     side, patch = config.encoder.input_size, module.patch_size
     if side % patch:
         raise ValueError(

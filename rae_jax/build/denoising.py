@@ -116,6 +116,23 @@ _DENOISERS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 
 
+def denoiser_shapes(
+    config: schema.Stage2Config, latent_shape: tuple[int, int, int]
+) -> tuple[Definition[TransformerDenoiser], Tree, Tree]:
+    """Structure of the denoiser of a stage-2 run, and shapes of its parameters and buffers."""
+    empty = abstract(
+        lambda: denoiser(
+            config.denoiser,
+            latent_shape,
+            Compute.of(config),
+            has_null_label=config.label_dropout > 0,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    definition, params, buffers = split(empty, nnx.Param, Buffer)
+    return definition, params, buffers
+
+
 def restored_denoiser(
     workdir: str,
     config: schema.Stage2Config,
@@ -138,16 +155,7 @@ def restored_denoiser(
         FileNotFoundError: No checkpoint there.
         ValueError: All are damaged.
     """
-    empty = abstract(
-        lambda: denoiser(
-            config.denoiser,
-            latent_shape,
-            Compute.of(config),
-            has_null_label=config.label_dropout > 0,
-            rngs=nnx.Rngs(0),
-        )
-    )
-    definition, params, buffers = split(empty, nnx.Param, Buffer)
+    definition, params, buffers = denoiser_shapes(config, latent_shape)
     step, *trees = restore_model(workdir, params, buffers, weights=weights)
     return step, definition, (trees[0], trees[1])
 

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import SamplingConfig, as_dict
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
+from rae_jax.sampling.generate import Generator
 from rae_jax.sampling.labels import class_labels
 from rae_jax.sampling.restore import Restored, noise_key, require_samples, restore
 from rae_jax.sampling.save import open_images, png_name, save_npz, save_pngs
@@ -109,7 +111,7 @@ class _Batches:
         arguments = restored.weights, restored.frozen
         self._arguments = place(arguments, tree_shardings(arguments, self.mesh))
         self._key = noise_key(config.seed)
-        self._function = jax.jit(restored.generator, out_shardings=batch_sharding(self.mesh))
+        self._function = jitted(restored.generator, self.mesh)
         parts = int(np.prod([self.mesh.shape[axis] for axis in BATCH_AXES]))
         self.batch_size = -(-min(config.batch_size, config.num_images) // parts) * parts
         index = jax.ShapeDtypeStruct((1,), np.int32)
@@ -127,6 +129,11 @@ class _Batches:
             return self._function(
                 *self._arguments, self._key, *place(rows, batch_sharding(self.mesh))
             )
+
+
+def jitted(generator: Generator, mesh: Mesh) -> Any:
+    """The generator as it is compiled for a mesh."""
+    return jax.jit(generator, out_shardings=batch_sharding(mesh))
 
 
 def _make_missing(

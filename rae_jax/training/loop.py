@@ -76,7 +76,7 @@ def run(
         Interrupted: A signal ended the run early.
         ValueError: There are fewer batches than steps.
     """
-    compiled = _jit(step_function, state, mesh)
+    compiled = jitted(step_function, state, mesh)
     fixed = () if frozen is None else (frozen,)
     in_flight: collections.deque[Any] = collections.deque()
     place = jax.device_put if mesh is None else functools.partial(global_batch, mesh)
@@ -106,7 +106,8 @@ def run(
     return state
 
 
-def _jit(step_function: Callable[..., Any], state: PyTree, mesh: Mesh | None) -> Callable[..., Any]:
+def jitted(step_function: Callable[..., Any], state: PyTree, mesh: Mesh | None) -> Any:
+    """The step function as `run` compiles it, for a state whose arrays, or shapes, are placed."""
     if mesh is None:
         return jax.jit(step_function, donate_argnums=0)
     whole = replicated(mesh)

@@ -68,6 +68,21 @@ Preview = Callable[[int, TrainState, Tree, Sequence[Writer]], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What a stage computes, which needs no data and no more than shapes of frozen arrays.
+
+    Attributes:
+        initial_state: See `Job`.
+        step: See `Job`; an object that holds the parts of the stage.
+        frozen: See `Job`.
+    """
+
+    initial_state: Callable[[], TrainState]
+    step: Any
+    frozen: Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """What one stage brings to a run.
 
@@ -178,7 +193,7 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         ]
         try:
             loop.run(
-                skip_non_finite(job.step) if config.loop.non_finite == "skip" else job.step,
+                guarded(job.step, config),
                 state,
                 batches,
                 frozen=frozen,
@@ -254,6 +269,11 @@ def _with_weights(state: Any, weights: tuple[Tree, Tree], shardings: Any) -> Any
         for name in entries
     }
     return dataclasses.replace(state, **placed)
+
+
+def guarded(step: Callable[..., Any], config: TrainingConfig) -> Callable[..., Any]:
+    """`step` with what the configuration has it do about losses that are not finite."""
+    return skip_non_finite(step) if config.loop.non_finite == "skip" else step
 
 
 def skip_non_finite(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Stage 1: trains a decoder on a frozen encoder."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,8 +14,8 @@ from rae_jax.build import judging
 from rae_jax.configuration.schema import GANConfig, Stage1Config
 from rae_jax.data.sources.base import Source
 from rae_jax.layers.functional import Buffer, Frozen, abstract, split
-from rae_jax.models.auxiliary.dino_discriminator import DINODiscriminator, SpectralVector
-from rae_jax.models.compute import Compute
+from rae_jax.models.auxiliary.dino_discriminator import DINO, DINODiscriminator, SpectralVector
+from rae_jax.models.auxiliary.lpips import LPIPS
 from rae_jax.models.decoders.vit_decoder import ViTDecoder
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
@@ -29,6 +30,7 @@ from rae_jax.training.run import (
     INITIALISATION,
     TRAINING,
     Job,
+    Program,
     addressed_key,
     configured_optimizer,
 )
@@ -52,24 +54,83 @@ def make_job(config: Stage1Config) -> Job:
         ValueError: Settings or files do not fit together.
     """
     source = build.source(config.data)
-    to_steps = build.durations(len(source), config.global_batch_size)
-    optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
+    models = _load(config)
+    program = make_program(config, models, num_records=len(source))
+    step: Stage1Step = program.step
+
+    def reconstruct(params: Tree, buffers: Tree, frozen: Tree, images: Array) -> Array:
+        return to_uint8(step.autoencoder(params, buffers, frozen)(to_float(images)))
+
+    evaluation = None
+    if config.evaluation.every:
+        size = config.data.image_size
+        evaluation = ReconstructionEvaluation(config.evaluation, size, reconstruct)
+    initial_weights = None
+    if config.init_from:
+        decoder = abstract(lambda: _fresh_decoder(config, models.encoder))
+        initial_weights = functools.partial(initial_decoder, config, decoder)
+    return Job(
+        build.STAGE1,
+        config,
+        source,
+        program.initial_state,
+        step,
+        program.frozen,
+        _preview(config, source, reconstruct),
+        evaluation,
+        initial_weights,
+        step.phases.at,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Models:
+    """The frozen networks of stage 1; shapes in place of their arrays will do.
+
+    Attributes:
+        encoder: What the decoder is trained to undo.
+        lpips: Of the perceptual loss; None without.
+        discriminator: Backbone of the discriminator; None without.
+    """
+
+    encoder: build.LoadedEncoder
+    lpips: LPIPS | None
+    discriminator: DINO | None
+
+
+def _load(config: Stage1Config) -> Models:
     compute = build.Compute.of(config)
-    encoder = build.encoder(config.autoencoder, compute)
-    build.require_image_size(config.autoencoder, encoder, config.data)
+    discriminator = config.gan.discriminator
+    return Models(
+        build.encoder(config.autoencoder, compute),
+        judging.lpips(config.lpips, compute) if config.lpips.weight else None,
+        judging.discriminator_backbone(discriminator, compute) if config.gan.weight else None,
+    )
 
-    def fresh_decoder() -> ViTDecoder:
-        rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
-        return build.decoder(config.autoencoder, encoder, compute, rngs=rngs)
 
-    autoencoder = build.autoencoder(config.autoencoder, encoder, abstract(fresh_decoder))
+def make_program(config: Stage1Config, models: Models, *, num_records: int) -> Program:
+    """What stage 1 computes.
+
+    Args:
+        config: Of the run.
+        models: That it asks for.
+        num_records: Images in an epoch.
+
+    Raises:
+        ValueError: Settings do not fit together.
+    """
+    to_steps = build.durations(num_records, config.global_batch_size)
+    optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
+    build.require_image_size(config.autoencoder, models.encoder, config.data)
+    fresh_decoder = functools.partial(_fresh_decoder, config, models.encoder)
+    autoencoder = build.autoencoder(config.autoencoder, models.encoder, abstract(fresh_decoder))
     definition, _, _, frozen = split(autoencoder, nnx.Param, Buffer, Frozen)
     lpips = None
-    if config.lpips.weight:
-        lpips, frozen["lpips"] = split(judging.lpips(config.lpips, compute))
+    if models.lpips is not None:
+        lpips, frozen["lpips"] = split(models.lpips)
     gan = None
-    if config.gan.weight:
-        gan = _GAN(config, compute, to_steps)
+    if models.discriminator is not None:
+        gan = _GAN(config, models.discriminator, to_steps)
         frozen["discriminator"] = gan.backbone
 
     def initial_state() -> TrainState:
@@ -78,7 +139,7 @@ def make_job(config: Stage1Config) -> Job:
         state = TrainState.create({"decoder": params}, {"decoder": buffers}, optimizer, key)
         return state if gan is None else AdversarialState.of(state, gan.initial_state())
 
-    step_function = Stage1Step(
+    step = Stage1Step(
         definition,
         optimizer,
         schedule,
@@ -90,29 +151,12 @@ def make_job(config: Stage1Config) -> Job:
         adversary=None if gan is None else gan.adversary,
         accumulation=config.gradient_accumulation,
     )
+    return Program(initial_state, step, frozen)
 
-    def reconstruct(params: Tree, buffers: Tree, frozen: Tree, images: Array) -> Array:
-        return to_uint8(step_function.autoencoder(params, buffers, frozen)(to_float(images)))
 
-    evaluation = None
-    if config.evaluation.every:
-        size = config.data.image_size
-        evaluation = ReconstructionEvaluation(config.evaluation, size, reconstruct)
-    initial_weights = None
-    if config.init_from:
-        initial_weights = functools.partial(initial_decoder, config, abstract(fresh_decoder))
-    return Job(
-        build.STAGE1,
-        config,
-        source,
-        initial_state,
-        step_function,
-        frozen,
-        _preview(config, source, reconstruct),
-        evaluation,
-        initial_weights,
-        step_function.phases.at,
-    )
+def _fresh_decoder(config: Stage1Config, encoder: build.LoadedEncoder) -> ViTDecoder:
+    rngs = nnx.Rngs(addressed_key(config.seed, INITIALISATION))
+    return build.decoder(config.autoencoder, encoder, build.Compute.of(config), rngs=rngs)
 
 
 def _loss(config: Stage1Config) -> DecoderLoss:
@@ -159,10 +203,9 @@ class _GAN:
         backbone: Arrays of its frozen backbone.
     """
 
-    def __init__(self, config: Stage1Config, compute: Compute, to_steps: Callable[[str], int]):
-        self._config, self._compute = config, compute
+    def __init__(self, config: Stage1Config, network: DINO, to_steps: Callable[[str], int]):
+        self._config, self._network = config, network
         settings = config.gan
-        self._network = judging.discriminator_backbone(settings.discriminator, compute)
         optimizer, schedule = configured_optimizer(
             settings.optimizer,
             settings.schedule,
@@ -188,7 +231,8 @@ class _GAN:
     def _fresh(self) -> DINODiscriminator:
         rngs = nnx.Rngs(addressed_key(self._config.seed, DISCRIMINATOR))
         settings = self._config.gan.discriminator
-        return judging.discriminator(settings, self._network, self._compute, rngs=rngs)
+        compute = build.Compute.of(self._config)
+        return judging.discriminator(settings, self._network, compute, rngs=rngs)
 
 
 def _first_step(settings: GANConfig, to_steps: Callable[[str], int]) -> int:

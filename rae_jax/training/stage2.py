@@ -19,7 +19,7 @@ from rae_jax.configuration.schema import (
     Stage2Config,
 )
 from rae_jax.data.sources.base import LabelledSource
-from rae_jax.layers.functional import Buffer, abstract, split
+from rae_jax.layers.functional import Buffer, split
 from rae_jax.models.compute import Compute
 from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.monitoring.image_grids import grid
@@ -34,6 +34,7 @@ from rae_jax.training.run import (
     TRAINING,
     Job,
     Preview,
+    Program,
     addressed_key,
     configured_optimizer,
 )
@@ -57,10 +58,61 @@ def make_job(config: Stage2Config) -> Job:
         FileNotFoundError: Encoder, decoder, statistics, images or latents are not to be had.
         ValueError: Settings or files do not fit together.
     """
+    latents = _latents(config, build.Compute.of(config))
+    program = make_program(
+        config,
+        latents.shape,
+        None if latents.cached else latents.autoencoder,
+        latents.frozen,
+        num_records=len(latents.source),
+    )
+    step: Stage2Step = program.step
+
+    def generator(settings: SamplerConfig, guidance: GuidanceConfig = _UNGUIDED) -> Generator:
+        sampler = build.sampler(step.transport, latents.shape, settings, guidance)
+        return Generator(step.denoiser, latents.autoencoder, sampler)
+
+    initial_weights = None
+    if config.init_from:
+        definition, params, buffers = build.denoiser_shapes(config, latents.shape)
+        empty = definition.merge(params, buffers)
+        initial_weights = functools.partial(initial_denoiser, config, empty)
+    return Job(
+        build.STAGE2,
+        config,
+        latents.source,
+        program.initial_state,
+        step,
+        program.frozen,
+        _preview(config, generator) if build.has_decoder(config.autoencoder) else None,
+        _evaluation(config, generator),
+        initial_weights,
+        encoded_by=latents.encoded_by,
+    )
+
+
+def make_program(
+    config: Stage2Config,
+    latent_shape: tuple[int, int, int],
+    autoencoder: Any,
+    frozen: Tree,
+    *,
+    num_records: int,
+) -> Program:
+    """What stage 2 computes; shapes in place of the frozen arrays will do.
+
+    Args:
+        config: Of the run.
+        latent_shape: (h, w, C) of the latents.
+        autoencoder: Definition of what encodes images; None where batches hold latents.
+        frozen: Its arrays.
+        num_records: Images in an epoch.
+
+    Raises:
+        ValueError: Settings do not fit together.
+    """
     compute = build.Compute.of(config)
-    latents = _latents(config, compute)
-    latent_shape = latents.shape
-    to_steps = build.durations(len(latents.source), config.global_batch_size)
+    to_steps = build.durations(num_records, config.global_batch_size)
     optimizer, schedule = configured_optimizer(config.optimizer, config.schedule, to_steps)
 
     def fresh_denoiser() -> TransformerDenoiser:
@@ -73,44 +125,24 @@ def make_job(config: Stage2Config) -> Job:
             rngs=rngs,
         )
 
-    definition, _, _ = split(abstract(fresh_denoiser), nnx.Param, Buffer)
+    definition, _, _ = build.denoiser_shapes(config, latent_shape)
 
     def initial_state() -> TrainState:
         _, params, buffers = split(fresh_denoiser(), nnx.Param, Buffer)
         key = addressed_key(config.seed, TRAINING)
         return TrainState.create(params, buffers, optimizer, key)
 
-    transport = build.flow_matching(config.transport, latent_shape)
-    step_function = Stage2Step(
+    step = Stage2Step(
         definition,
-        None if latents.cached else latents.autoencoder,
-        transport,
+        autoencoder,
+        build.flow_matching(config.transport, latent_shape),
         optimizer,
         schedule,
         ema_decay=config.ema_decay,
         label_dropout=config.label_dropout,
         accumulation=config.gradient_accumulation,
     )
-
-    def generator(settings: SamplerConfig, guidance: GuidanceConfig = _UNGUIDED) -> Generator:
-        sampler = build.sampler(transport, latent_shape, settings, guidance)
-        return Generator(definition, latents.autoencoder, sampler)
-
-    initial_weights = None
-    if config.init_from:
-        initial_weights = functools.partial(initial_denoiser, config, abstract(fresh_denoiser))
-    return Job(
-        build.STAGE2,
-        config,
-        latents.source,
-        initial_state,
-        step_function,
-        latents.frozen,
-        _preview(config, generator) if build.has_decoder(config.autoencoder) else None,
-        _evaluation(config, generator),
-        initial_weights,
-        encoded_by=latents.encoded_by,
-    )
+    return Program(initial_state, step, frozen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
