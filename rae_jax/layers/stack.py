@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, get_args
 import jax
 from flax import nnx
 
+from rae_jax.sharding.constrain import constrain_batch
+
 M = TypeVar("M", bound=nnx.Module)
 Carry = TypeVar("Carry")
 
@@ -36,7 +38,8 @@ def scan_layers(
     Args:
         body: One layer's work.
         layers: A stacked module, or any tree whose leaves have a leading layer axis.
-        carry: What goes into the first layer.
+        carry: What goes into the first layer. One array, such as tokens, has the batch first and
+            stays cut over it; else XLA may gather activations rather than the layer's parameters.
         unroll: Layers per loop iteration; more may run faster and compiles longer.
         remat: What the backward pass recomputes: "none", "full" (everything), "dots" (everything
             but matrix products without batch axes).
@@ -49,7 +52,7 @@ def scan_layers(
         raise ValueError(f"remat must be one of {get_args(Remat)}, got {remat!r}")
 
     def step(carry: Carry, layer: Any) -> tuple[Carry, Any]:
-        carry = body(carry, layer)
+        carry = body(constrain_batch(carry) if isinstance(carry, jax.Array) else carry, layer)
         return carry, (carry if keep_outputs else None)
 
     if remat != "none":
