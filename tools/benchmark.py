@@ -1,53 +1,83 @@
-r"""Measures the speed of a part of this package, beside that of others.
+r"""Measures the speed of parts of this package, beside that of others.
 
-python tools/benchmark.py data --images=512 --output=runs/benchmark/data.json
+python tools/benchmark.py encode denoise --rounds=5 --output=runs/benchmark.json
 
-Parts: data (the input pipeline; --folder takes images of yours, and
---peer=tests/data/torch_loader.py compares with a DataLoader of PyTorch). Prints a table; the JSON
-file holds the machine and the versions too.
+Parts: encode, decode, denoise, train-stage1, train-stage2, sample, evaluate (models of published
+sizes with made-up weights), data (the input pipeline), compile; --all takes them all. Peers, each
+where it has the part: transformers, diffusers, torch_fidelity, pytorch (installed packages), and
+rae, which needs --peer_path, a checkout of bytetriper/RAE. Sides take turns; medians are compared.
 """
 
+import pathlib
 import shlex
 import sys
 
 from absl import flags as absl_flags
 
 from rae_jax.configuration import flags
-from rae_jax.configuration.section import nearest
 
+_ALL = absl_flags.DEFINE_bool("all", False, "Measure every part.")
+_PRESET = absl_flags.DEFINE_string("preset", "cpu", "Sizes and batches: cpu, gpu or tiny.")
+_PEER = absl_flags.DEFINE_list("peer", [], "Names of peers, or Python files of others.")
+_PEER_PATH = absl_flags.DEFINE_string("peer_path", "", "Checkout that the peer rae is taken from.")
+absl_flags.DEFINE_alias("peer-path", "peer_path")
+_DTYPE = absl_flags.DEFINE_string("dtype", "", "float32 or bfloat16; the preset's without.")
+_BATCH_SIZE = absl_flags.DEFINE_integer("batch_size", 0, "Images at a time; 0: the preset's.")
+_POINTS = absl_flags.DEFINE_integer("points", 0, "Points in time of a sample; 0: the preset's.")
+_ROUNDS = absl_flags.DEFINE_integer("rounds", 3, "Measurements of every side.")
+_THREADS = absl_flags.DEFINE_integer("threads", 0, "Processor threads; 0: all.")
+_COMPILED = absl_flags.DEFINE_bool("compiled", False, "Compile the peers too (torch.compile).")
+_FOLDER = absl_flags.DEFINE_string("folder", "", "Images of the part data; made up without.")
+_IMAGES = absl_flags.DEFINE_integer("images", 256, "Images of the part data.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "JSON file to write; none without.")
-_FOLDER = absl_flags.DEFINE_string("folder", "", "Image folder; without, photographs are made up.")
-_PEER = absl_flags.DEFINE_string("peer", "", "Python file of another loader to compare with.")
-_IMAGES = absl_flags.DEFINE_integer("images", 512, "Images per measurement.")
-_ROUNDS = absl_flags.DEFINE_integer("rounds", 3, "Measurements, of which the best counts.")
-_THREADS = absl_flags.DEFINE_integer("threads", 2, "Threads, or workers of the peer.")
-_BATCH_SIZE = absl_flags.DEFINE_integer("batch_size", 32, "Images per batch.")
+_DOCUMENT = absl_flags.DEFINE_list("document", [], "Documents whose tables to replace.")
 
-PARTS = ("data",)
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PEERS = "tests.benchmarking.peers"
+
+
+def _peer(name: str) -> str:
+    """The module of a peer by its name, or its file."""
+    return name if name.endswith(".py") else f"{PEERS}.{name}"
 
 
 def run(words: list[str]) -> None:
-    """Runs the parts that the command line names."""
-    if not words:
-        raise ValueError(f"name what to measure: {', '.join(PARTS)}")
-    for word in words:
-        if word not in PARTS:
-            raise ValueError(f"unknown part {word!r}: {nearest(word, PARTS)}")
-    from rae_jax.benchmarking import data, report
+    """Measures the parts that the command line names."""
+    from rae_jax.benchmarking import benchmark, report
+    from rae_jax.benchmarking.presets import PARTS
 
-    settings = data.Settings(
-        folder=_FOLDER.value,
-        peer=_PEER.value,
-        images=_IMAGES.value,
+    request = benchmark.Request(
+        parts=PARTS if _ALL.value else tuple(words),
+        preset=_PRESET.value,
+        peers=tuple(map(_peer, _PEER.value)),
+        peer_path=_PEER_PATH.value,
+        dtype=_DTYPE.value,
+        batch_size=_BATCH_SIZE.value,
+        points=_POINTS.value,
         rounds=_ROUNDS.value,
         threads=_THREADS.value,
-        batch_size=_BATCH_SIZE.value,
+        compiled=_COMPILED.value,
+        folder=_FOLDER.value,
+        images=_IMAGES.value,
     )
-    rows = data.measure(settings)
-    print(report.table(rows))
-    if _OUTPUT.value:
-        command = shlex.join(["python", *sys.argv])
-        report.write(_OUTPUT.value, "data", command, rows, data.USED)
+    command = shlex.join(["python", *sys.argv])
+    tables: dict[str, list[report.Row]] = {}
+    failed = []
+    for part, name, outcome in benchmark.measure(request):
+        if isinstance(outcome, Exception):
+            failed.append(f"{part}: {outcome}")
+            print(f"{part} failed: {outcome}", file=sys.stderr, flush=True)
+            continue
+        print(report.table(outcome), flush=True)
+        tables.setdefault(name, []).extend(outcome)
+        if _OUTPUT.value:
+            report.write(_OUTPUT.value, command, tables)
+    for document in _DOCUMENT.value if tables else ():
+        report.update(document, command, tables)
+    if len(tables.get("parts", ())) > 1:
+        print(report.table(tables["parts"]))
+    if failed:
+        raise ValueError("; ".join(failed))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ take turns in every round.
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import itertools
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from rae_jax.benchmarking.report import Row
+from rae_jax.benchmarking.sides import load
 from rae_jax.data import extras, packing, pipeline, transforms
 from rae_jax.data.latents import LatentManifest
 from rae_jax.data.records import MANIFEST
@@ -29,9 +29,6 @@ from rae_jax.data.sources.array_record import ArrayRecords
 from rae_jax.data.sources.base import Record, Source
 from rae_jax.data.sources.cached_latents import CachedLatents, KeepPlace, ReadMirrored
 from rae_jax.data.sources.image_folder import ImageFolder
-
-USED = ("rae_jax", "numpy", "pillow", "grain", "array_record", "numba", "simplejpeg", "torch")
-"""Distributions whose versions matter."""
 
 _SIZES = ((500, 375), (375, 500), (500, 333), (500, 400))
 _LATENT_SHAPE = (16, 16, 768)
@@ -43,8 +40,7 @@ class Settings:
 
     Attributes:
         folder: Image folder; "" makes photographs of ImageNet's usual sizes.
-        peer: Python file with another loader to compare with, as `tests/data/torch_loader.py`;
-            "" for none.
+        peers: Modules or Python files with another loader to compare with, `batches`.
         images: Images per measurement, and how many are made.
         rounds: Measurements of each way.
         threads: Threads of ours, and workers of the peer, besides one.
@@ -53,7 +49,7 @@ class Settings:
     """
 
     folder: str = ""
-    peer: str = ""
+    peers: tuple[str, ...] = ()
     images: int = 512
     rounds: int = 3
     threads: int = 2
@@ -88,14 +84,14 @@ def measure(settings: Settings) -> list[Row]:
     """Speed of every way, one row each.
 
     Raises:
-        FileNotFoundError: The folder or the peer's file does not exist.
-        ValueError: The folder holds no images, or the peer cannot be loaded.
+        FileNotFoundError: The folder or a peer's file does not exist.
+        ValueError: The folder holds no images, or a peer cannot be loaded.
     """
-    peer = _load(settings.peer) if settings.peer else None
+    peers = [load(name) for name in settings.peers]
     with tempfile.TemporaryDirectory(prefix="benchmark.") as scratch:
         place = pathlib.Path(scratch)
         folder = settings.folder or _photographs(place / "images", settings.images)
-        ways = _ways(settings, str(folder), place, peer)
+        ways = _ways(settings, str(folder), place, peers)
         best: dict[str, tuple[float, float]] = {}
         for _, way in itertools.product(range(settings.rounds), ways):
             elapsed, computed = _timed(way, settings)
@@ -138,7 +134,7 @@ def _closable(batches: Iterator[Any]) -> Any:
 
 
 def _ways(
-    settings: Settings, folder: str, place: pathlib.Path, peer: ModuleType | None
+    settings: Settings, folder: str, place: pathlib.Path, peers: Sequence[ModuleType]
 ) -> list[_Way]:
     size = settings.image_size
     crop, flip = transforms.CenterCrop(size), transforms.RandomFlip()
@@ -162,14 +158,14 @@ def _ways(
     for threads in (0, settings.threads):
         images = stream(ImageFolder(folder), (crop, flip), threads)
         note = f", {threads} threads" if threads else ""
-        if peer is not None:
-            ways.append(
-                _Way(
-                    f"peer ({peer.VERSION}): image folder{note}",
-                    threads,
-                    _peer(peer, folder, settings, threads),
-                )
+        ways += [
+            _Way(
+                f"peer ({peer.VERSION}): image folder{note}",
+                threads,
+                _peer(peer, folder, settings, threads),
             )
+            for peer in peers
+        ]
         ways += [
             _Way(f"image folder, PIL alone{note}", threads, images, extras.left_out),
             _Way(f"image folder{note}", threads, images),
@@ -217,20 +213,6 @@ def _peer(
         batch_size=settings.batch_size,
         workers=workers,
     )
-
-
-def _load(path: str) -> ModuleType:
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location("peer", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        raise ValueError(f"{path} cannot be loaded: {error}") from error
-    return module
 
 
 def _photographs(folder: pathlib.Path, count: int) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """Floating-point operations of a program, and their rate against what the devices can do."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -34,7 +34,25 @@ def count_operations(function: Callable[..., Any], *arguments: Any) -> float:
         function: Is traced and not run.
         *arguments: Arrays or their shapes.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return _total(products(function, *arguments))
+
+
+def products(function: Callable[..., Any], *arguments: Any) -> list[tuple[core.JaxprEqn, int]]:
+    """The equations that `count_operations` counts, and how often each runs."""
+    return list(_products(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def equation_operations(equation: core.JaxprEqn) -> float:
+    """Operations of one equation that `products` gives."""
+    parameters = equation.params
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        shape: Any = equation.invars[0].aval
+        depth = math.prod(shape.shape[axis] for axis in contracted)
+        return 2.0 * _size(equation.outvars[0]) * depth
+    kernel: Any = equation.invars[1].aval
+    outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * _size(equation.outvars[0]) * math.prod(kernel.shape) / outputs
 
 
 def utilization(rate: float) -> dict[str, float]:
@@ -54,26 +72,23 @@ def utilization(rate: float) -> dict[str, float]:
     return found if peak is None else {**found, "flop_utilization": each / peak}
 
 
-def _count(jaxpr: core.Jaxpr) -> float:
-    total = 0.0
+def _total(counted: Iterable[tuple[core.JaxprEqn, int]]) -> float:
+    return float(sum(times * equation_operations(equation) for equation, times in counted))
+
+
+def _products(jaxpr: core.Jaxpr) -> Iterator[tuple[core.JaxprEqn, int]]:
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = parameters["dimension_numbers"]
-            shape: Any = equation.invars[0].aval
-            depth = math.prod(shape.shape[axis] for axis in contracted)
-            total += 2 * _size(equation.outvars[0]) * depth
-        elif name == "conv_general_dilated":
-            kernel: Any = equation.invars[1].aval
-            outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * _size(equation.outvars[0]) * math.prod(kernel.shape) / outputs
+        if name in ("dot_general", "conv_general_dilated"):
+            yield equation, 1
+        elif name == "cond":
+            branches = [list(_products(inner)) for inner in _inner(parameters)]
+            yield from max(branches, key=_total, default=[])
         else:
-            counts = [_count(inner) for inner in _inner(parameters)]
-            if name == "cond":
-                total += max(counts)
-            else:
-                total += sum(counts) * parameters.get("length", 1)
-    return total
+            length = parameters.get("length", 1)
+            for inner in _inner(parameters):
+                for found, times in _products(inner):
+                    yield found, times * length
 
 
 def _inner(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:

@@ -1,13 +1,10 @@
 """The benchmark of the input pipeline measures every way, a peer's among them."""
 
-import json
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from rae_jax.benchmarking import data, report
+from rae_jax.benchmarking import data
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.data.transforms import center_crop
 from tests.data import photos
@@ -30,7 +27,7 @@ def rows(tmp_path_factory):
     (folder / "peer.py").write_text(PEER)
     settings = data.Settings(
         folder=str(folder / "images"),
-        peer=str(folder / "peer.py"),
+        peers=(str(folder / "peer.py"),),
         images=8,
         rounds=1,
         threads=1,
@@ -70,41 +67,19 @@ def test_made_up_photographs_are_like_real_ones_in_size(tmp_path):
         assert image.size == (500, 375)
 
 
-def test_the_report_holds_what_the_numbers_depend_on(rows, tmp_path):
-    path = tmp_path / "report" / "data.json"
-    report.write(path, "data", "python tools/benchmark.py data", rows, data.USED)
-    content = json.loads(path.read_text())
-    assert content["rows"] == rows
-    assert content["machine"]["processor"]
-    assert content["machine"]["cores"] >= 1
-    assert content["versions"]["python"].startswith(f"{sys.version_info.major}.")
-    assert {"rae_jax", "numpy", "pillow", "grain"} <= set(content["versions"])
-    assert "absent" not in report.versions(["absent"])
-
-
-def test_a_table_has_a_column_for_every_name():
-    rows = [{"way": "a", "images/s": 1234.5678}, {"way": "long name", "cores": 2}]
-    assert report.table(rows).splitlines() == [
-        "| way       | images/s | cores |",
-        "|-----------|----------|-------|",
-        "| a         | 1235     |       |",
-        "| long name |          | 2     |",
-    ]
-
-
 def test_a_peer_that_cannot_be_loaded_is_told(tmp_path):
     path = tmp_path / "peer.py"
     path.write_text("import a_library_that_is_not_there")
     with pytest.raises(ValueError, match=r"peer\.py cannot be loaded: No module named 'a_libr"):
-        data.measure(data.Settings(peer=str(path)))
+        data.measure(data.Settings(peers=(str(path),)))
 
 
 @pytest.mark.torch
 def test_the_loader_of_torch_gives_the_same_crops(tmp_path):
-    from tests.data import torch_loader
+    from tests.benchmarking.peers import pytorch
 
     photos.folder(tmp_path / "images", classes=1)
-    stream = torch_loader.batches(str(tmp_path / "images"), image_size=16, batch_size=5, workers=0)
+    stream = pytorch.batches(str(tmp_path / "images"), image_size=16, batch_size=5, workers=0)
     images, _ = next(stream)
     source = ImageFolder(tmp_path / "images")
     crops = {center_crop(source[index]["image"], 16).tobytes() for index in range(5)}

@@ -1,4 +1,4 @@
-"""The same images by `torch.utils.data.DataLoader`, to compare speeds: see tools/benchmark.py."""
+"""Batches of images by `torch.utils.data.DataLoader`."""
 
 import pathlib
 from collections.abc import Iterator

@@ -1,0 +1,132 @@
+"""Measures parts one after the other, each beside those of the peers that have it."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from rae_jax.benchmarking import comparison, compilation, data
+from rae_jax.benchmarking.presets import COMPARED, PARTS, PRESETS, Settings
+from rae_jax.benchmarking.report import Row
+from rae_jax.benchmarking.sides import Elsewhere, offered
+from rae_jax.configuration.section import nearest
+
+OURS = "rae_jax.benchmarking.parts"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure, and how.
+
+    Attributes:
+        parts: Names, in their order.
+        preset: Sizes of models and batches.
+        peers: Modules or Python files; each is a side, or has `batches` for the part data.
+        peer_path: Checkout of a peer's source.
+        dtype: Compute dtype; "" is the preset's.
+        batch_size: Images at a time; 0 is the preset's.
+        points: Of the grid of times in sampling; 0 is the preset's.
+        rounds: Measurements of every side.
+        threads: Processor threads; 0 is all there are.
+        compiled: Whether peers are compiled too.
+        folder: Images of the part data; "" makes some up.
+        images: So many of them.
+    """
+
+    parts: tuple[str, ...]
+    preset: str = "cpu"
+    peers: tuple[str, ...] = ()
+    peer_path: str = ""
+    dtype: str = ""
+    batch_size: int = 0
+    points: int = 0
+    rounds: int = 3
+    threads: int = 0
+    compiled: bool = False
+    folder: str = ""
+    images: int = 256
+
+    def __post_init__(self) -> None:
+        """Rejects names that there are not, and numbers that are none."""
+        if not self.parts:
+            raise ValueError(f"name what to measure, or pass --all: {', '.join(PARTS)}")
+        for what, name, legal in (
+            *(("part", part, PARTS) for part in self.parts),
+            ("preset", self.preset, PRESETS),
+            ("dtype", self.dtype or "float32", ("float32", "bfloat16")),
+        ):
+            if name not in legal:
+                raise ValueError(f"unknown {what} {name!r}: {nearest(name, legal)}")
+        for name, least in (
+            *(("batch_size", 0), ("points", 0), ("threads", 0)),
+            *(("rounds", 1), ("images", 1)),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        if self.points == 1:
+            raise ValueError("--points must be at least 2, the ends of one step, got 1")
+
+    def settings(self, part: str) -> Settings:
+        """Those of the sides of a part."""
+        preset = PRESETS[self.preset]
+        return Settings(
+            part=part,
+            preset=self.preset,
+            batch_size=self.batch_size or preset.batch_sizes[part],
+            dtype=self.dtype or preset.dtype,
+            points=self.points or preset.points,
+            threads=self.threads or len(os.sched_getaffinity(0)),
+            compiled=self.compiled,
+            path=self.peer_path and str(pathlib.Path(self.peer_path).absolute()),
+        )
+
+
+Outcome = tuple[str, str, list[Row]] | tuple[str, str, Exception]
+"""(part, name of its table, rows); an error in their place."""
+
+
+def measure(request: Request) -> Iterator[Outcome]:
+    """What every part gives, as soon as it is known; one that fails ends no other.
+
+    Raises:
+        ValueError: A peer cannot be loaded, or has none of the parts.
+    """
+    there = offered(request.peers)
+    for peer, parts in there.items():
+        if not parts & set(request.parts):
+            raise ValueError(
+                f"{peer} has the parts {', '.join(sorted(parts))}, none of which is asked for"
+            )
+    for part in request.parts:
+        peers = tuple(peer for peer in request.peers if part in there[peer])
+        name = "parts" if part in COMPARED else part
+        try:
+            yield part, name, _rows(part, peers, request)
+        except (ValueError, OSError) as error:
+            yield part, name, error
+
+
+def _rows(part: str, peers: Sequence[str], request: Request) -> list[Row]:
+    settings = request.settings(part)
+    if part == "data":
+        return data.measure(
+            data.Settings(
+                folder=request.folder,
+                peers=tuple(peers),
+                images=request.images,
+                rounds=request.rounds,
+                threads=settings.threads,
+                batch_size=settings.batch_size,
+            )
+        )
+    if part == "compile":
+        return compilation.measure(settings, min(request.rounds, 3))
+    sides: list[Elsewhere] = []
+    try:
+        for name in (OURS, *peers):
+            sides.append(Elsewhere(name, settings))
+        measured = comparison.take_turns(sides, request.rounds)
+    finally:
+        for side in sides:
+            side.close()
+    return comparison.rows(settings, measured)
