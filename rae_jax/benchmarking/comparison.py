@@ -90,9 +90,7 @@ def rows(settings: Settings, measured: Sequence[Measured]) -> list[Row]:
                 "seconds": median,
                 "quartiles": f"{low:.3g} to {high:.3g}",
                 "images/s": settings.batch_size / median,
-                "ours is faster": None
-                if side is ours
-                else median / statistics.median(ours.seconds),
+                "ours is faster": None if side is ours else median / ours_median,
                 "GFLOP/s": operations / median / 1e9 if operations else None,
                 "of product rate": limit / median if limit else None,
                 "memory MB": side.memory / 1e6,

@@ -23,24 +23,38 @@ from rae_jax.benchmarking.presets import (
 from rae_jax.benchmarking.products import Products
 from rae_jax.benchmarking.sides import Prepared
 from rae_jax.configuration.denoising import DiTDHConfig
-from rae_jax.configuration.schema import GuidanceConfig, SamplerConfig, Stage2Config
+from rae_jax.configuration.parts import AutoencoderConfig, DataConfig, EncoderConfig
+from rae_jax.configuration.reconstruction import DiscriminatorConfig, GANConfig
+from rae_jax.configuration.schema import (
+    GuidanceConfig,
+    SamplerConfig,
+    Stage1Config,
+    Stage2Config,
+)
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
+from rae_jax.models.auxiliary.dino_discriminator import DINO, DINOConfig
 from rae_jax.models.auxiliary.inception import Inception
+from rae_jax.models.auxiliary.lpips import LPIPS
+from rae_jax.models.auxiliary.vgg import VGG16
 from rae_jax.models.compute import Compute
 from rae_jax.models.decoders.vit_decoder import DecoderConfig, ViTDecoder
 from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
 from rae_jax.sampling.generate import Generator
-from rae_jax.training import stage2
+from rae_jax.training import stage1, stage2
+from rae_jax.training.run import Program
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Array, Tree
 from rae_jax.weights import convert
+from rae_jax.weights.pretrained import Preprocessing
 from rae_jax.weights.table import WeightTable
+from rae_jax.weights.tables.dino_discriminator import dino_table
 from rae_jax.weights.tables.dinov2 import dinov2_table
 from rae_jax.weights.tables.dit_dh import dit_dh_table
 from rae_jax.weights.tables.inception import inception_table
+from rae_jax.weights.tables.lpips import LPIPS_TABLE
 from rae_jax.weights.tables.vit_decoder import VIT_DECODER
 
 VERSION = f"rae_jax, jax {jax.__version__}"
@@ -226,6 +240,55 @@ def _train_stage2(settings: Settings) -> Prepared:
     return _prepared(program.step, state, program.frozen, batch, donated=(0,))
 
 
+def stage1_program(settings: Settings) -> tuple[Stage1Config, Program]:
+    """The published recipe for the trained decoder, with every loss on from the first step."""
+    sizes, compute = settings.sizes, _compute(settings)
+    config = Stage1Config(
+        autoencoder=AutoencoderConfig(
+            encoder=EncoderConfig(input_size=sizes.encoder_input), decoder=sizes.trained_decoder
+        ),
+        data=DataConfig(image_size=sizes.image_size, resize_size=sizes.image_size),
+        global_batch_size=settings.batch_size,
+        gan=GANConfig(
+            start="0 steps",
+            discriminator_start="0 steps",
+            discriminator=DiscriminatorConfig(key_depths=sizes.key_depths),
+        ),
+        dtype=settings.dtype,  # pyright: ignore[reportArgumentType]
+    )
+    encoder, preprocessing = _encoder(settings), Preprocessing(IMAGE_MEAN, IMAGE_STD)
+    judge = DINOConfig(**sizes.discriminator)
+    models = stage1.Models(
+        build.frozen_encoder(config.autoencoder, encoder, preprocessing),
+        freeze(
+            _filled(
+                lambda _: LPIPS_TABLE,
+                lambda: LPIPS(VGG16(dtype=compute.dtype, rngs=nnx.Rngs(0))),
+            )
+        ),
+        freeze(
+            _filled(
+                lambda _: dino_table(judge.patch_size),
+                lambda: DINO(judge, **compute.arguments, rngs=nnx.Rngs(0)),
+            )
+        ),
+    )
+    return config, stage1.make_program(config, models, num_records=IMAGENET)
+
+
+def _train_stage1(settings: Settings) -> Prepared:
+    _, program = stage1_program(settings)
+    state = jax.jit(program.initial_state)()
+    batch = {"images": jnp.asarray(_pixels(settings))}
+    return _prepared(program.step, state, program.frozen, batch, donated=(0,))
+
+
+def _pixels(settings: Settings) -> np.ndarray:
+    """Images as files have them, uint8."""
+    images = filling.images(settings.batch_size, settings.sizes.image_size)
+    return np.rint(255 * images.clip(0, 1)).astype(np.uint8)
+
+
 def stage2_config(settings: Settings, denoiser: DiTDHConfig) -> Stage2Config:
     """The published recipe for a denoiser."""
     return Stage2Config(
@@ -257,7 +320,6 @@ def _sample(settings: Settings) -> Prepared:
 
 def _evaluate(settings: Settings) -> Prepared:
     definition, arrays = split(_filled(lambda _: inception_table(), Inception))
-    images = filling.images(settings.batch_size, settings.sizes.image_size)
 
     def features(arrays: Tree, images: Array) -> tuple[Array, ...]:
         found = definition.merge(arrays)(images)
@@ -266,7 +328,7 @@ def _evaluate(settings: Settings) -> Prepared:
     return _prepared(
         features,
         arrays,
-        jnp.asarray(np.rint(255 * images).astype(np.uint8)),
+        jnp.asarray(_pixels(settings)),
         answer=lambda found: found[0],
     )
 
@@ -279,6 +341,7 @@ PARTS: Mapping[str, Callable[[Settings], Prepared]] = {
     "encode": _encode,
     "decode": _decode,
     "denoise": _denoise,
+    "train-stage1": _train_stage1,
     "train-stage2": _train_stage2,
     "sample": _sample,
     "evaluate": _evaluate,

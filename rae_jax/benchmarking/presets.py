@@ -38,7 +38,8 @@ class Preset:
         guide: The weaker denoiser of sampling.
         trained_denoiser: Of the part train-stage2.
         trained_decoder: Of the part train-stage1.
-        discriminator: Size of the backbone that judges in train-stage1.
+        discriminator: Sizes of the DINO that judges in train-stage1.
+        key_depths: Blocks of it that have a head.
         image_size: Side of the images.
     """
 
@@ -52,7 +53,8 @@ class Preset:
     guide: DiTDHConfig
     trained_denoiser: DiTDHConfig
     trained_decoder: DecoderConfig
-    discriminator: str
+    discriminator: Mapping[str, Any]
+    key_depths: tuple[int, ...]
     image_size: int
 
     @property
@@ -99,7 +101,7 @@ _CPU = Preset(
         "encode": 8,
         "decode": 4,
         "denoise": 2,
-        "train-stage1": 1,
+        "train-stage1": 2,
         "train-stage2": 4,
         "sample": 1,
         "evaluate": 8,
@@ -115,7 +117,8 @@ _CPU = Preset(
     guide=_DIT_DH_S,
     trained_denoiser=_DIT_DH_S,
     trained_decoder=DECODERS["vit_b"],
-    discriminator="S_8",
+    discriminator={"hidden_size": 384, "depth": 12, "num_heads": 6, "patch_size": 8},
+    key_depths=(2, 5, 8, 11),
     image_size=256,
 )
 
@@ -154,6 +157,8 @@ PRESETS = {
         guide=dataclasses.replace(_TINY_DIT_DH, backbone_depth=1),
         trained_denoiser=_TINY_DIT_DH,
         trained_decoder=_TINY_DECODER,
+        discriminator={"hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 32},
+        key_depths=(0,),
         image_size=64,
     ),
 }

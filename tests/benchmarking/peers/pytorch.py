@@ -1,12 +1,18 @@
-"""Batches of images by `torch.utils.data.DataLoader`."""
+"""PyTorch itself: its `DataLoader`, and the step of stage 1 as the RAE release takes it."""
 
+import os
 import pathlib
+import types
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+
+from rae_jax.benchmarking import filling
+from rae_jax.benchmarking.presets import Settings
+from rae_jax.benchmarking.sides import Prepared
 
 VERSION = f"torch {torch.__version__}"
 
@@ -55,3 +61,44 @@ def batches(folder: str, *, image_size: int, batch_size: int, workers: int) -> I
     )
     while True:
         yield from loader
+
+
+def _train_stage1(settings: Settings) -> Prepared:
+    """On the initial weights of ours, which alone JAX is needed for."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    from rae_jax.benchmarking import parts
+    from rae_jax.reconstruction.objective import Phases
+    from tests.benchmarking.peers import torch_side, transformers
+    from tests.training.torch_stage1 import Draws, StepInput, TorchStage1
+
+    torch.set_default_device(torch_side.DEVICE)
+    config, program = parts.stage1_program(settings)
+    job = types.SimpleNamespace(
+        config=config,
+        step=program.step,
+        frozen=program.frozen,
+        source=range(parts.IMAGENET),
+    )
+    peer = TorchStage1(job, jax.jit(program.initial_state)())  # pyright: ignore
+    encode = transformers.encoder(settings)
+    images = torch_side.nchw(filling.images(settings.batch_size, settings.sizes.image_size))
+    images = images.clamp(0, 1)
+    grid = settings.sizes.grid
+    tau, random = config.autoencoder.noise_tau, np.random.default_rng(0)
+
+    def run() -> dict[str, float]:
+        with torch.no_grad():
+            clean = encode(images).float().unflatten(1, (grid, grid))
+            strength = tau * torch.rand(len(clean), 1, 1, 1)
+            noisy = clean + strength * torch.randn_like(clean)
+        draws = tuple(Draws(random.random(3), random.random((7, len(images)))) for _ in range(3))
+        given = StepInput(images, clean, noisy, draws, Phases(True, True, True))
+        with torch_side.autocast(settings):
+            return peer.step(given)
+
+    return torch_side.prepared(settings, run, trains=True)
+
+
+PARTS = {"train-stage1": _train_stage1}

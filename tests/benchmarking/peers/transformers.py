@@ -1,5 +1,7 @@
 """The encoder of the transformers library."""
 
+from collections.abc import Callable
+
 import torch
 import transformers
 from torch.nn import functional as F
@@ -12,29 +14,38 @@ from tests.benchmarking.peers import torch_side
 VERSION = f"transformers {transformers.__version__}, torch {torch.__version__}"
 
 
-def _encode(settings: Settings) -> Prepared:
+def encoder(settings: Settings) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Images in [0, 1] to features [B, N, D]."""
     sizes = settings.sizes
     config = transformers.Dinov2WithRegistersConfig(**sizes.encoder)
     with torch_side.uninitialized():
-        encoder = transformers.Dinov2WithRegistersModel(config).eval()
-    torch_side.filled(encoder)
+        module = transformers.Dinov2WithRegistersModel(config).eval()
+    torch_side.filled(module.requires_grad_(False))
     # The final norm of a RAE has no affine part.
-    encoder.layernorm.weight.data.fill_(1)
-    encoder.layernorm.bias.data.fill_(0)
+    module.layernorm.weight.fill_(1)
+    module.layernorm.bias.fill_(0)
     mean, std = (
         torch.tensor(v, device=torch_side.DEVICE)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD)
     )
-    network = torch_side.compiled(encoder, settings)
-    images = torch_side.nchw(filling.images(settings.batch_size, sizes.image_size))
+    network = torch_side.compiled(module, settings)
     side = (sizes.encoder_input, sizes.encoder_input)
 
-    def run() -> torch.Tensor:
+    def features(images: torch.Tensor) -> torch.Tensor:
         pixels = F.interpolate(images, size=side, mode="bicubic", align_corners=False)
         with torch_side.autocast(settings):
             tokens = network((pixels - mean) / std).last_hidden_state
-        patches = tokens[:, 1 + config.num_register_tokens :]
-        grid = patches.transpose(1, 2).unflatten(2, (sizes.grid, sizes.grid))
-        return grid / NORMALIZED_VARIANCE**0.5
+        return tokens[:, 1 + config.num_register_tokens :]
+
+    return features
+
+
+def _encode(settings: Settings) -> Prepared:
+    features, grid = encoder(settings), settings.sizes.grid
+    images = torch_side.nchw(filling.images(settings.batch_size, settings.sizes.image_size))
+
+    def run() -> torch.Tensor:
+        latents = features(images).transpose(1, 2).unflatten(2, (grid, grid))
+        return latents / NORMALIZED_VARIANCE**0.5
 
     return torch_side.prepared(settings, run, torch_side.nhwc)
 
