@@ -198,6 +198,8 @@ class LoopConfig(Section):
         log_every: Between two lines of metrics.
         checkpoint_every: Between two checkpoints.
         keep_checkpoints: How many of the latest stay.
+        keep_every: Between two checkpoints that stay forever, such as "50 epochs"; "" for none.
+            They are saved even where `checkpoint_every` saves none.
         preview_every: Between two pictures.
         writers: Where metrics go: some of "jsonl", "tensorboard" and "wandb".
         non_finite: What happens if a loss or gradient is NaN or infinite: "stop" ends the run and
@@ -210,6 +212,7 @@ class LoopConfig(Section):
     log_every: str = "50 steps"
     checkpoint_every: str = "1 epochs"
     keep_checkpoints: int = 2
+    keep_every: str = ""
     preview_every: str = "1 epochs"
     writers: tuple[str, ...] = ("jsonl", "tensorboard")
     non_finite: Literal["stop", "skip"] = "stop"
@@ -217,17 +220,29 @@ class LoopConfig(Section):
     def __post_init__(self) -> None:
         """See base."""
         super().__post_init__()
+        if self.keep_every:
+            self.require("keep_every", self.amount("keep_every") > 0, "be above 0, or '' for none")
         legal = ("jsonl", "tensorboard", "wandb")
         self.require("writers", set(self.writers) <= set(legal), f"be some of {legal}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(Section):
-    """Devices along each mesh axis; -1 takes what the others leave."""
+    """Devices along each mesh axis; -1 takes what the others leave.
+
+    Attributes:
+        data: Copies of the model, each of which takes a part of the batch.
+        fsdp: Parts that parameters, their average, the optimiser's state and the batch are cut
+            into; a layer's parameters are put together where it is computed.
+        tensor: Parts that layers are cut into across their width.
+        frozen: "cut": models that are not trained, such as the encoder, are cut as the others
+            are, and put together in every step. "whole": every device has all of them.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    frozen: Literal["cut", "whole"] = "cut"
 
     def __post_init__(self) -> None:
         """See base."""

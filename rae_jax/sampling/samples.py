@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from rae_jax.build.meshes import frozen_shardings, require_heads
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import SamplingConfig, as_dict
 from rae_jax.monitoring.image_grids import grid, save_png
@@ -37,7 +38,7 @@ from rae_jax.sharding.processes import (
     place,
     wait_for_all,
 )
-from rae_jax.sharding.rules import tree_shardings
+from rae_jax.sharding.rules import require_cut, tree_shardings
 from rae_jax.typing import Array, Int, UInt8
 
 KIND = "samples"
@@ -79,6 +80,7 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
         return path
     # Before anything large is loaded, because the devices may not be as many as the settings say.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    require_heads(stage2.denoiser, mesh)
     generate = _Batches(restore(config), config, mesh)
     settings = _settings(config, generate.steps)  # Older steps, if the newest are damaged.
     folder = open_workdir(workdir, KIND, settings, *noted[2:])
@@ -109,11 +111,13 @@ class _Batches:
         self.mesh = mesh
         self.steps = restored.steps
         arguments = restored.weights, restored.frozen
-        self._arguments = place(arguments, tree_shardings(arguments, self.mesh))
+        require_cut(restored.weights, mesh.shape)
+        placed = tree_shardings(restored.weights, mesh)
+        placed_frozen = frozen_shardings(restored.frozen, mesh, config.mesh)
+        self._arguments = place(arguments, (placed, placed_frozen))
         self._key = noise_key(config.seed)
         self._function = jitted(restored.generator, self.mesh)
-        parts = int(np.prod([self.mesh.shape[axis] for axis in BATCH_AXES]))
-        self.batch_size = -(-min(config.batch_size, config.num_images) // parts) * parts
+        self.batch_size = whole_batch(config, mesh)
         index = jax.ShapeDtypeStruct((1,), np.int32)
         images = jax.eval_shape(restored.generator, *arguments, self._key, index, index)
         self.image_shape: tuple[int, int, int] = images.shape[1:]
@@ -134,6 +138,12 @@ class _Batches:
 def jitted(generator: Generator, mesh: Mesh) -> Any:
     """The generator as it is compiled for a mesh."""
     return jax.jit(generator, out_shardings=batch_sharding(mesh))
+
+
+def whole_batch(config: SamplingConfig, mesh: Mesh) -> int:
+    """Images at a time: at least as many as are asked for, and equally many for each part."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return -(-min(config.batch_size, config.num_images) // parts) * parts
 
 
 def _make_missing(

@@ -16,6 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from rae_jax import build
+from rae_jax.build.meshes import frozen_shardings, require_divisible, require_heads
 from rae_jax.checkpointing.experiment import (
     checkpoint_folder,
     open_workdir,
@@ -35,9 +36,10 @@ from rae_jax.configuration.section import summary
 from rae_jax.data.sources.base import Source
 from rae_jax.monitoring.operations import count_operations
 from rae_jax.monitoring.writers import Writer, make_writers
-from rae_jax.sharding.mesh import BATCH_AXES, make_mesh
+from rae_jax.sharding.memory import report
+from rae_jax.sharding.mesh import make_mesh
 from rae_jax.sharding.processes import is_main_process, place
-from rae_jax.sharding.rules import tree_shardings
+from rae_jax.sharding.rules import require_cut, tree_shardings
 from rae_jax.training import loop
 from rae_jax.training.evaluation import Evaluation
 from rae_jax.training.hooks import (
@@ -51,7 +53,7 @@ from rae_jax.training.hooks import (
 )
 from rae_jax.training.optimizers import Schedule, adamw, learning_rate_schedule
 from rae_jax.training.state import TrainState
-from rae_jax.typing import Tree
+from rae_jax.typing import PyTree, Tree
 
 TrainingConfig = Stage1Config | Stage2Config | PretrainingConfig
 
@@ -62,6 +64,7 @@ MAY_CHANGE = (
 """Settings that leave the steps of a run as they were, so that a restart may change them."""
 
 _RESULTS = ("checkpoints/*",)
+_REPORTED = ("params", "buffers", "ema", "optimizer_state", "discriminator")
 
 Preview = Callable[[int, TrainState, Tree, Sequence[Writer]], None]
 """(finished steps, state, frozen arrays on the mesh, where the pictures go)."""
@@ -126,6 +129,7 @@ def train(
 ) -> pathlib.Path:
     """Makes the job of `config` and executes it; a folder of another run is refused before."""
     require_experiment(workdir, kind, as_dict(config), MAY_CHANGE, _RESULTS, _defaults(config))
+    run_mesh(config)  # Before models are loaded, which takes time.
     return execute(make_job(config), workdir)
 
 
@@ -145,8 +149,9 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         ValueError: The folder holds another experiment, or settings do not fit together.
     """
     config = job.config
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    _require_divisible(config.global_batch_size, mesh)
+    mesh = run_mesh(config)
+    shapes = jax.eval_shape(job.initial_state)
+    require_cut(shapes, mesh.shape)
     weights = None
     if job.initial_weights is not None and not any(pathlib.Path(workdir).glob(_RESULTS[0])):
         # Before the folder is made, as what is to be loaded may be missing.
@@ -156,10 +161,11 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     )
     to_steps = build.durations(len(job.source), config.global_batch_size)
     num_steps = to_steps(config.duration)
-    shapes = jax.eval_shape(job.initial_state)
     shardings = tree_shardings(shapes, mesh)
+    frozen_at = frozen_shardings(job.frozen, mesh, config.mesh)
+    keep_every = _interval(to_steps, config.loop.keep_every)
     with CheckpointManager(
-        checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints
+        checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints, keep_every=keep_every
     ) as manager:
         made_with = {**job.encoded_by, **fingerprints(job.frozen)}
         inputs = {"frozen": made_with, "num_records": len(job.source)}
@@ -173,7 +179,8 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
             )
             return folder
         _log_start(job, state, (start_step, num_steps), mesh.size)
-        frozen = place(job.frozen, tree_shardings(job.frozen, mesh))
+        logging.info("%s", _memory_report(shapes, shardings, job.frozen, frozen_at))
+        frozen = place(job.frozen, frozen_at)
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         progress = ShowProgress(start_step, num_steps)
         metadata = {"kind": job.kind, **inputs}
@@ -188,7 +195,7 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
         hooks = [
             *_hooks(job, frozen, writers, to_steps, mesh, operations),
             # Last but one: what a step wrote besides is there when its checkpoint is.
-            SaveCheckpoint(max(to_steps(config.loop.checkpoint_every), 1), manager, metadata),
+            SaveCheckpoint(_interval(to_steps, config.loop.checkpoint_every), manager, metadata),
             progress,
         ]
         try:
@@ -214,13 +221,17 @@ def _defaults(config: TrainingConfig) -> dict[str, Any]:
     return as_dict(type(config)())
 
 
-def _require_divisible(batch_size: int, mesh: Mesh) -> None:
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if batch_size % parts:
-        raise ValueError(
-            f"global_batch_size must be a multiple of mesh.data x mesh.fsdp = {parts}, got "
-            f"{batch_size}; the nearest above is {batch_size + parts - batch_size % parts}"
-        )
+def run_mesh(config: TrainingConfig) -> Mesh:
+    """All devices as the configuration lays them out.
+
+    Raises:
+        ValueError: Batch or attention heads do not divide over them.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    accumulation = getattr(config, "gradient_accumulation", 1)
+    require_divisible(config.global_batch_size, mesh, accumulation)
+    require_heads(config, mesh)
+    return mesh
 
 
 def _start(
@@ -312,6 +323,15 @@ def _log_start(job: Job, state: TrainState, span: tuple[int, int], num_devices: 
     )
 
 
+def _memory_report(state: Any, shardings: Any, frozen: Tree, frozen_at: PyTree) -> str:
+    trees = {
+        name: (getattr(state, name), getattr(shardings, name))
+        for name in _REPORTED
+        if hasattr(state, name)
+    }
+    return report({**trees, "frozen": (frozen, frozen_at)})
+
+
 def _size(tree: Tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
@@ -361,9 +381,12 @@ def _hooks(
     operations: Callable[[int], float],
 ) -> list[Hook]:
     settings = job.config.loop
-    log_every, save_every, preview_every = (
-        max(to_steps(text), 1)
-        for text in (settings.log_every, settings.checkpoint_every, settings.preview_every)
+    log_every, save_every, preview_every, keep_every = (
+        _interval(to_steps, text)
+        for text in (
+            *(settings.log_every, settings.checkpoint_every, settings.preview_every),
+            settings.keep_every or settings.checkpoint_every,
+        )
     )
     log = LogMetrics(log_every, writers, job.config.global_batch_size, operations)
     if settings.non_finite == "skip":

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from rae_jax.layers.functional import split
 from rae_jax.layers.stack import stack_layers
 from rae_jax.sharding.mesh import make_mesh
-from rae_jax.sharding.rules import spec_for, tree_shardings
+from rae_jax.sharding.rules import require_cut, spec_for, tree_shardings
 from rae_jax.training.optimizers import adamw
 from rae_jax.training.state import TrainState
 
@@ -40,6 +40,54 @@ def test_cuts_by_path_and_shape(name, shape, expected):
 def test_small_arrays_are_replicated():
     assert spec_for("params.up.kernel", (64, 64), SIZES) == P()
     assert spec_for("params.up.kernel", (256, 64), SIZES) == P("fsdp", "tensor")
+
+
+def shapes_of(**kernels):
+    return {
+        name: {"kernel": jax.ShapeDtypeStruct(shape, np.float32)} for name, shape in kernels.items()
+    }
+
+
+XL = shapes_of(qkv=(28, 1152, 3456), out=(28, 1152, 1152), down=(28, 3072, 1152))
+
+
+@pytest.mark.parametrize(
+    "tree, sizes",
+    [
+        (XL, {"data": 16, "fsdp": 16, "tensor": 1}),
+        (XL, {"data": 1, "fsdp": 128, "tensor": 2}),
+        (XL, {"data": 256, "fsdp": 1, "tensor": 1}),
+        # What no mesh cuts does not count.
+        (shapes_of(up=(8, 24)), {"data": 1, "fsdp": 256, "tensor": 1}),
+        # Little may stay whole.
+        ({**XL, **shapes_of(table=(1001, 129))}, {"data": 1, "fsdp": 16, "tensor": 1}),
+    ],
+)
+def test_meshes_that_cut_most_are_taken(tree, sizes):
+    require_cut(tree, sizes)
+
+
+@pytest.mark.parametrize(
+    "tree, sizes, message",
+    [
+        (
+            XL,
+            {"data": 1, "fsdp": 256, "tensor": 1},
+            r"mesh.fsdp must divide the widths of the model; 256 divides none that it could cut of "
+            r"qkv.kernel \[28, 1152, 3456\] and of 1 more, so 60% of .*; "
+            r"set mesh.data=2 mesh.fsdp=128 mesh.tensor=1 or mesh.fsdp to a smaller divisor",
+        ),
+        (
+            shapes_of(gate_up=(2048, 10922), down=(5461, 2048)),
+            {"data": 2, "fsdp": 16, "tensor": 4},
+            r"mesh.tensor .* 4 divides none .* gate_up.kernel \[2048, 10922\] and of 1 more, so "
+            r"100% .*; set mesh.data=8 mesh.fsdp=16 mesh.tensor=1",
+        ),
+    ],
+)
+def test_meshes_that_leave_much_whole_are_refused_with_sizes_that_do_not(tree, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        require_cut(tree, sizes)
 
 
 class _Block(nnx.Module):
