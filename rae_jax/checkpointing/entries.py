@@ -52,7 +52,10 @@ def to_plain(tree: PyTree) -> PyTree:
 def abstract_plain(tree: PyTree) -> PyTree:
     """Shapes, types and shardings of `to_plain(tree)`; `tree` may hold arrays or shapes."""
     # Without a sharding, the one on disk would be asked for, whose devices may not exist here.
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if not isinstance(device, jax.Device):
+        device = jax.local_devices()[0]
+    default = jax.sharding.SingleDeviceSharding(device)
 
     def leaf_shape(leaf: Any) -> jax.ShapeDtypeStruct:
         sharding = getattr(leaf, "sharding", None) or default

@@ -69,7 +69,7 @@ def require_samples(config: SamplingConfig) -> tuple[Stage2Config, dict[str, int
 
 
 def restore(config: SamplingConfig) -> Restored:
-    """Reads the models that `config` names onto the first device of this process.
+    """Reads the models that `config` names onto the default device.
 
     Of `config` it uses `checkpoint`, `weights`, `sampler` and `guidance`.
 

@@ -30,7 +30,7 @@ from rae_jax.sampling.shards import (
     read_images,
     write_shard,
 )
-from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh
+from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh, on_host
 from rae_jax.sharding.processes import (
     from_main,
     is_main_process,
@@ -81,7 +81,9 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
     # Before anything large is loaded, because the devices may not be as many as the settings say.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     require_heads(stage2.denoiser, mesh)
-    generate = _Batches(restore(config), config, mesh)
+    with on_host():
+        restored = restore(config)
+    generate = _Batches(restored, config, mesh)
     settings = _settings(config, generate.steps)  # Older steps, if the newest are damaged.
     folder = open_workdir(workdir, KIND, settings, *noted[2:])
     _make_missing(generate, config, labels, folder)

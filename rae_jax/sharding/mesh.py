@@ -1,5 +1,6 @@
 """The device mesh, with axes `data`, `fsdp` and `tensor`, and the shardings that batches take."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -61,3 +62,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """Within it arrays are made in the memory of the host.
+
+    What is read from files goes from there to its parts of the mesh, one array after the other,
+    and is never whole on a single accelerator.
+    """
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone.
+        return contextlib.nullcontext()
+    return jax.default_device(device)
