@@ -27,6 +27,7 @@ _POINTS = absl_flags.DEFINE_integer("points", 0, "Points in time of a sample; 0:
 _ROUNDS = absl_flags.DEFINE_integer("rounds", 3, "Measurements of every side.")
 _THREADS = absl_flags.DEFINE_integer("threads", 0, "Processor threads; 0: all.")
 _COMPILED = absl_flags.DEFINE_bool("compiled", False, "Compile the peers too (torch.compile).")
+_PROFILE = absl_flags.DEFINE_string("profile", "", "Folder for profiles; none without.")
 _FOLDER = absl_flags.DEFINE_string("folder", "", "Images of the part data; made up without.")
 _IMAGES = absl_flags.DEFINE_integer("images", 256, "Images of the part data.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "JSON file to write; none without.")
@@ -57,25 +58,26 @@ def run(words: list[str]) -> None:
         rounds=_ROUNDS.value,
         threads=_THREADS.value,
         compiled=_COMPILED.value,
+        profile=_PROFILE.value,
         folder=_FOLDER.value,
         images=_IMAGES.value,
     )
     command = shlex.join(["python", *sys.argv])
     tables: dict[str, list[report.Row]] = {}
     failed = []
-    for part, name, outcome in benchmark.measure(request):
+    for part, outcome in benchmark.measure(request):
         if isinstance(outcome, Exception):
-            failed.append(f"{part}: {outcome}")
-            print(f"{part} failed: {outcome}", file=sys.stderr, flush=True)
+            failed.append(f"{part}: {outcome}" if len(request.parts) > 1 else f"{outcome}")
             continue
-        print(report.table(outcome), flush=True)
-        tables.setdefault(name, []).extend(outcome)
+        for name, rows in outcome.items():
+            print(report.table(rows), flush=True)
+            tables.setdefault(name, []).extend(rows)
         if _OUTPUT.value:
             report.write(_OUTPUT.value, command, tables)
     for document in _DOCUMENT.value if tables else ():
         report.update(document, command, tables)
-    if len(tables.get("parts", ())) > 1:
-        print(report.table(tables["parts"]))
+    if len(request.parts) > 1:
+        print("\n\n".join(report.table(rows) for rows in tables.values()))
     if failed:
         raise ValueError("; ".join(failed))
 

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from rae_jax.benchmarking import comparison, compilation, data
-from rae_jax.benchmarking.presets import COMPARED, PARTS, PRESETS, Settings
+from rae_jax.benchmarking.presets import PARTS, PRESETS, Settings
 from rae_jax.benchmarking.report import Row
 from rae_jax.benchmarking.sides import Elsewhere, offered
 from rae_jax.configuration.section import nearest
@@ -29,6 +29,7 @@ class Request:
         rounds: Measurements of every side.
         threads: Processor threads; 0 is all there are.
         compiled: Whether peers are compiled too.
+        profile: Folder for profiles of our sides; "" for none.
         folder: Images of the part data; "" makes some up.
         images: So many of them.
     """
@@ -43,6 +44,7 @@ class Request:
     rounds: int = 3
     threads: int = 0
     compiled: bool = False
+    profile: str = ""
     folder: str = ""
     images: int = 256
 
@@ -81,11 +83,11 @@ class Request:
         )
 
 
-Outcome = tuple[str, str, list[Row]] | tuple[str, str, Exception]
-"""(part, name of its table, rows); an error in their place."""
+Outcome = dict[str, list[Row]] | Exception
+"""Rows by the name of their table, or what went wrong."""
 
 
-def measure(request: Request) -> Iterator[Outcome]:
+def measure(request: Request) -> Iterator[tuple[str, Outcome]]:
     """What every part gives, as soon as it is known; one that fails ends no other.
 
     Raises:
@@ -99,34 +101,41 @@ def measure(request: Request) -> Iterator[Outcome]:
             )
     for part in request.parts:
         peers = tuple(peer for peer in request.peers if part in there[peer])
-        name = "parts" if part in COMPARED else part
         try:
-            yield part, name, _rows(part, peers, request)
+            yield part, _tables(part, peers, request)
         except (ValueError, OSError) as error:
-            yield part, name, error
+            yield part, error
 
 
-def _rows(part: str, peers: Sequence[str], request: Request) -> list[Row]:
+def _tables(part: str, peers: Sequence[str], request: Request) -> dict[str, list[Row]]:
     settings = request.settings(part)
     if part == "data":
-        return data.measure(
-            data.Settings(
-                folder=request.folder,
-                peers=tuple(peers),
-                images=request.images,
-                rounds=request.rounds,
-                threads=settings.threads,
-                batch_size=settings.batch_size,
-            )
-        )
+        return {part: _data(settings, peers, request)}
     if part == "compile":
-        return compilation.measure(settings, min(request.rounds, 3))
+        return {part: compilation.measure(settings, request.rounds)}
     sides: list[Elsewhere] = []
     try:
         for name in (OURS, *peers):
             sides.append(Elsewhere(name, settings))
         measured = comparison.take_turns(sides, request.rounds)
+        costs = []
+        if request.profile:
+            costs = sides[0].costs(str(pathlib.Path(request.profile).absolute() / part))
     finally:
         for side in sides:
             side.close()
-    return comparison.rows(settings, measured)
+    tables = {"parts": comparison.rows(settings, measured)}
+    return tables | ({"costs": [{"part": part, **cost} for cost in costs]} if costs else {})
+
+
+def _data(settings: Settings, peers: Sequence[str], request: Request) -> list[Row]:
+    return data.measure(
+        data.Settings(
+            folder=request.folder,
+            peers=tuple(peers),
+            images=request.images,
+            rounds=request.rounds,
+            threads=settings.threads,
+            batch_size=settings.batch_size,
+        )
+    )

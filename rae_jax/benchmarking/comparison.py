@@ -96,10 +96,17 @@ def rows(settings: Settings, measured: Sequence[Measured]) -> list[Row]:
                 "memory MB": side.memory / 1e6,
                 "compile s": side.facts.get("compile_seconds"),
                 "difference": side.difference,
+                **_fused(side),
                 "rounds": list(side.seconds),
             }
         )
     return found
+
+
+def _fused(side: Measured) -> Row:
+    """How often cuDNN's attention stands in the program, where that was looked at."""
+    name = "flash_attention_calls"
+    return {"cuDNN attentions": int(side.facts[name])} if name in side.facts else {}
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:

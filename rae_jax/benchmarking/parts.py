@@ -21,6 +21,7 @@ from rae_jax.benchmarking.presets import (
     Settings,
 )
 from rae_jax.benchmarking.products import Products
+from rae_jax.benchmarking.profiling import costs
 from rae_jax.benchmarking.sides import Prepared
 from rae_jax.configuration.denoising import DiTDHConfig
 from rae_jax.configuration.parts import AutoencoderConfig, DataConfig, EncoderConfig
@@ -161,6 +162,10 @@ def _prepared(
     memory = compiled.memory_analysis()
     if memory is not None:
         facts["temporary_bytes"] = float(memory.temp_size_in_bytes)
+    if jax.default_backend() == "gpu":
+        # In a loop over layers a call counts once.
+        calls = compiled.as_text().count('custom_call_target="__cudnn$fmha')
+        facts["flash_attention_calls"] = float(calls)
     given = list(arguments)
 
     def run() -> Any:
@@ -174,6 +179,7 @@ def _prepared(
         None if answer is None else lambda result: np.asarray(answer(result), np.float32),
         facts,
         products.seconds,
+        lambda folder: costs(run, folder),
         _peak if jax.default_backend() != "cpu" else None,
     )
 

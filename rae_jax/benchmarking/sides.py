@@ -28,6 +28,7 @@ import numpy as np
 
 from rae_jax.benchmarking import filling
 from rae_jax.benchmarking.presets import Settings
+from rae_jax.benchmarking.report import Row
 
 _PROC = pathlib.Path("/proc/self")
 
@@ -42,6 +43,8 @@ class Prepared:
             where chance is in it.
         facts: What else there is to tell, by name.
         products: Seconds that its matrix products alone take; None for sides that do not tell.
+        costs: Runs once under a profiler that writes to a folder, and tells the dearest
+            operations; None for sides that do not tell.
         peak: Bytes of the accelerator's memory in use at the most; None on processors.
     """
 
@@ -49,6 +52,7 @@ class Prepared:
     answer: Callable[[Any], np.ndarray] | None = None
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     products: Callable[[], float] | None = None
+    costs: Callable[[str], list[Row]] | None = None
     peak: Callable[[], int] | None = None
 
 
@@ -74,6 +78,10 @@ class Side(Protocol):
 
     def memory(self) -> float:
         """Bytes that the part had in use at the most, besides the libraries."""
+        ...
+
+    def costs(self, folder: str) -> list[Row]:
+        """The dearest operations of a run, whose profile is written to the folder."""
         ...
 
 
@@ -113,6 +121,10 @@ class Here:
         if self._prepared.peak is not None:
             return float(self._prepared.peak())
         return float(_peak() - self._before)
+
+    def costs(self, folder: str) -> list[Row]:
+        """See `Side`."""
+        return [] if self._prepared.costs is None else self._prepared.costs(folder)
 
 
 class Elsewhere:
@@ -158,6 +170,10 @@ class Elsewhere:
     def memory(self) -> float:
         """See `Side`."""
         return self._ask("memory")
+
+    def costs(self, folder: str) -> list[Row]:
+        """See `Side`."""
+        return self._ask("costs", folder=folder)
 
     def close(self) -> None:
         """Ends the process."""
@@ -271,12 +287,13 @@ def _serve(name: str) -> None:
                 module = load(name)
                 answer = [*getattr(module, "PARTS", ()), *["data"] * hasattr(module, "batches")]
             else:
-                answer = getattr(side, request)()
+                answer = getattr(side, request)(**arguments)
             reply = {"answer": answer}
         except Exception as error:
             # Whatever goes wrong in a library is told where all sides are told of.
-            what = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-            reply = {"error": f"{name}: {what}{' '.join(str(error).split())}"}
+            told = " ".join(str(error).split())
+            known = isinstance(error, ValueError | OSError)
+            reply = {"error": told if known else f"{name}: {type(error).__name__}: {told}"}
         print(json.dumps(reply), file=channel, flush=True)
 
 

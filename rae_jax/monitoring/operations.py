@@ -1,7 +1,9 @@
 """Floating-point operations of a program, and their rate against what the devices can do."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +25,26 @@ _PEAKS = {
 """Dense bfloat16 operations per second of one device, by a part of its name; makers' figures."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A product of two arrays, whatever the order of their axes in the program.
+
+    Attributes:
+        shapes: Of both: [m, k] and [k, n], with a batch before if there is one; or those that a
+            convolution takes.
+        dtype: Of both.
+        output: Dtype of the result.
+        operations: Two per multiply-add.
+        convolution: Parameters of a convolution by name; () for matrices.
+    """
+
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    dtype: str
+    output: str
+    operations: float
+    convolution: tuple[tuple[str, Any], ...] = ()
+
+
 def count_operations(function: Callable[..., Any], *arguments: Any) -> float:
     """Operations of the matrix products and convolutions in `function`, two per multiply-add.
 
@@ -37,22 +59,9 @@ def count_operations(function: Callable[..., Any], *arguments: Any) -> float:
     return _total(products(function, *arguments))
 
 
-def products(function: Callable[..., Any], *arguments: Any) -> list[tuple[core.JaxprEqn, int]]:
-    """The equations that `count_operations` counts, and how often each runs."""
-    return list(_products(jax.make_jaxpr(function)(*arguments).jaxpr))
-
-
-def equation_operations(equation: core.JaxprEqn) -> float:
-    """Operations of one equation that `products` gives."""
-    parameters = equation.params
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = parameters["dimension_numbers"]
-        shape: Any = equation.invars[0].aval
-        depth = math.prod(shape.shape[axis] for axis in contracted)
-        return 2.0 * _size(equation.outvars[0]) * depth
-    kernel: Any = equation.invars[1].aval
-    outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
-    return 2.0 * _size(equation.outvars[0]) * math.prod(kernel.shape) / outputs
+def products(function: Callable[..., Any], *arguments: Any) -> Counter[Product]:
+    """What `count_operations` counts, and how often each of them runs."""
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def utilization(rate: float) -> dict[str, float]:
@@ -72,23 +81,89 @@ def utilization(rate: float) -> dict[str, float]:
     return found if peak is None else {**found, "flop_utilization": each / peak}
 
 
-def _total(counted: Iterable[tuple[core.JaxprEqn, int]]) -> float:
-    return float(sum(times * equation_operations(equation) for equation, times in counted))
+def _total(counted: Counter[Product]) -> float:
+    return float(sum(times * product.operations for product, times in counted.items()))
 
 
-def _products(jaxpr: core.Jaxpr) -> Iterator[tuple[core.JaxprEqn, int]]:
+def _products(jaxpr: core.Jaxpr) -> Counter[Product]:
+    found: Counter[Product] = Counter()
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
-        if name in ("dot_general", "conv_general_dilated"):
-            yield equation, 1
-        elif name == "cond":
-            branches = [list(_products(inner)) for inner in _inner(parameters)]
-            yield from max(branches, key=_total, default=[])
-        else:
-            length = parameters.get("length", 1)
-            for inner in _inner(parameters):
-                for found, times in _products(inner):
-                    yield found, times * length
+        if name in _KINDS:
+            found.update(_KINDS[name](equation))
+            continue
+        inner = [_products(body) for body in _inner(parameters)]
+        if name == "cond":
+            inner = [max(inner, key=_total)]
+        for counted in inner:
+            for product, times in counted.items():
+                found[product] += times * parameters.get("length", 1)
+    return found
+
+
+def _dot_general(equation: core.JaxprEqn) -> list[Product]:
+    first, second = (_aval(variable) for variable in equation.invars)
+    (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+    lead, depth = (math.prod(first.shape[axis] for axis in axes) for axes in (batch, contracted))
+    rows, columns = (math.prod(x.shape) // max(lead * depth, 1) for x in (first, second))
+    return [_matrices((lead, rows, depth, columns), first, _aval(equation.outvars[0]))]
+
+
+def _matrices(sizes: tuple[int, int, int, int], operand: Any, result: Any) -> Product:
+    lead, rows, depth, columns = sizes
+    before = (lead,) if lead > 1 else ()
+    return Product(
+        ((*before, rows, depth), (*before, depth, columns)),
+        operand.dtype.name,
+        result.dtype.name,
+        2.0 * math.prod(sizes),
+    )
+
+
+def _convolution(equation: core.JaxprEqn) -> list[Product]:
+    images, kernel = (_aval(variable) for variable in equation.invars)
+    result, parameters = _aval(equation.outvars[0]), equation.params
+    outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+    return [
+        Product(
+            (images.shape, kernel.shape),
+            images.dtype.name,
+            result.dtype.name,
+            2.0 * math.prod(result.shape) * math.prod(kernel.shape) / outputs,
+            tuple(sorted(parameters.items())),
+        )
+    ]
+
+
+def _fused_attention(equation: core.JaxprEqn) -> list[Product]:
+    """The products inside cuDNN's attention: two forward, five backward."""
+    query, key = (_aval(variable) for variable in equation.invars[:2])
+    first, second = (1, 2) if _layout(equation) == "BTNH" else (2, 1)
+    lead, width = query.shape[0] * query.shape[second], query.shape[3]
+    rows, columns = query.shape[first], key.shape[first]
+    logits = _matrices((lead, rows, width, columns), query, query)
+    mixed = _matrices((lead, rows, columns, width), query, query)
+    if "bwd" in equation.primitive.name:
+        # The logits again, and two gradients of either product.
+        return [logits, logits, logits, mixed, mixed]
+    return [logits, mixed]
+
+
+def _layout(equation: core.JaxprEqn) -> str:
+    layout = equation.params["layout"]
+    return getattr(layout, "name", "BTNH" if layout == 0 else "BNTH")
+
+
+_KINDS: dict[str, Callable[[core.JaxprEqn], list[Product]]] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "dot_product_attention_fwd_wrapper": _fused_attention,
+    "dot_product_attention_bwd_wrapper": _fused_attention,
+}
+
+
+def _aval(variable: Any) -> Any:
+    return variable.aval
 
 
 def _inner(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
@@ -98,7 +173,3 @@ def _inner(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
                 yield item.jaxpr
             elif isinstance(item, core.Jaxpr):
                 yield item
-
-
-def _size(variable: Any) -> int:
-    return math.prod(variable.aval.shape)

@@ -59,3 +59,21 @@ def test_utilization_is_a_share_of_the_peak_of_all_devices(monkeypatch):
     assert utilization(rate) == pytest.approx({"teraflops_per_device": 5.0})
     monkeypatch.setattr(operations, "_PEAKS", {jax.devices()[0].device_kind: 2e13})
     assert utilization(rate)["flop_utilization"] == pytest.approx(0.25)
+
+
+def test_fused_attention_counts_the_products_inside(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    # Tracing asks for a card, which compiling alone would need.
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(fused, "is_cuda_compute_capability_equal", lambda capability: False)
+    query, key = jnp.zeros((2, 64, 4, 32), jnp.bfloat16), jnp.zeros((2, 128, 4, 32), jnp.bfloat16)
+
+    def attend(query, key):
+        return jax.nn.dot_product_attention(query, key, key, implementation="cudnn")
+
+    one = 2 * (2 * 4) * 64 * 128 * 32
+    assert count_operations(attend, query, key) == 2 * one
+    gradient = jax.grad(lambda *inputs: attend(*inputs).astype(jnp.float32).sum(), argnums=(0, 1))
+    assert count_operations(gradient, query, key) == 7 * one
