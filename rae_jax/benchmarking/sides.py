@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class Prepared:
     peak: Callable[[], int] | None = None
 
 
+@runtime_checkable
 class Side(Protocol):
     """What a comparison asks of its sides."""
 
