@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import json
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import orbax.checkpoint as ocp
 
 from rae_jax.checkpointing.fingerprint import digest, fingerprints, signature
+from rae_jax.files import AnyPath, absolute
 from rae_jax.typing import PyTree
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ _AFTERMATH = 0.3
 
 
 class CheckpointMismatch(ValueError):
-    """A checkpoint is whole, but holds the state of another model; the message lists where."""
+    """A checkpoint is whole, but of another model or of a newer format; the message lists where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,28 +58,45 @@ class Record:
         return {**value, "digest": digest(value)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Record":
-        """Inverse of `to_json`.
+    def from_json(cls, value: Mapping[str, Any], where: str) -> "Record":
+        """Inverse of `to_json`; `where` names the checkpoint.
 
         Raises:
-            ValueError: The digest does not fit, or the format is another.
+            CheckpointMismatch: A newer version of this package has written it.
+            ValueError: The digest does not fit.
         """
         content = {name: part for name, part in value.items() if name != "digest"}
         if digest(content) != value.get("digest"):
             raise ValueError("the metadata file was altered after it was written")
-        if content.pop("format") != _FORMAT:
-            raise ValueError(f"the checkpoint format is {value['format']}, expected {_FORMAT}")
+        there = content.pop("format")
+        if there > _FORMAT:
+            known = {field.name for field in dataclasses.fields(cls)}
+            lines = [f"  format: {there} there, up to {_FORMAT} here"]
+            lines += [f"  {name}: there, unknown here" for name in sorted(content.keys() - known)]
+            lines += [f"  {name}: absent there" for name in sorted(known - content.keys())]
+            raise CheckpointMismatch(
+                f"{where} was written by a newer version of rae_jax:\n"
+                + "\n".join(lines)
+                + "\ninstall that version, or use another folder"
+            )
         return cls(**content)
 
-    def require_like(self, entries: Mapping[str, PyTree], where: str) -> None:
+    def require_like(
+        self, entries: Mapping[str, PyTree], where: str, *, whole: bool = False
+    ) -> None:
         """Compares names, types and shapes of `entries` with those stored.
+
+        Args:
+            entries: What is wanted.
+            where: Names the checkpoint.
+            whole: Whether nothing else may be stored.
 
         Raises:
             CheckpointMismatch: They differ.
         """
         differences = []
-        for name, tree in entries.items():
-            wanted, stored = signature(tree), self.leaves.get(name, {})
+        for name in [*entries, *(sorted(self.leaves.keys() - entries.keys()) if whole else ())]:
+            wanted, stored = signature(entries.get(name, {})), self.leaves.get(name, {})
             for path in sorted(wanted.keys() | stored.keys()):
                 there, here = stored.get(path), wanted.get(path)
                 if there != here:
@@ -111,16 +128,17 @@ def buffered(state_handler: Callable[..., Any], buffer_gb: int | None) -> dict[s
 def read_record(manager: ocp.CheckpointManager, step: int) -> Record:
     """The record of one step; whatever is wrong with the file comes as an exception."""
     arguments = ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()})
-    return Record.from_json(manager.restore(step, args=arguments)[RECORD])
+    value = manager.restore(step, args=arguments)[RECORD]
+    return Record.from_json(value, f"checkpoint {manager.directory / str(step)}")
 
 
-def existing(directory: str | pathlib.Path) -> pathlib.Path:
+def existing(directory: str | AnyPath) -> AnyPath:
     """Absolute path of a checkpoint folder.
 
     Raises:
         FileNotFoundError: There is no such folder.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = absolute(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {directory}; give the one a run has written")
     return directory
@@ -131,11 +149,16 @@ def attempt(read: Callable[[], T]) -> tuple[T | None, str]:
 
     Damaged files raise all sorts of exceptions, even bare ones. They also leave reads and
     coroutines behind, each of which would print pages when it ends or is collected.
+
+    Raises:
+        CheckpointMismatch: What was read is not damaged, but something else.
     """
     problem, hook = "", sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
     try:
         return read(), ""
+    except CheckpointMismatch:
+        raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         problem = f"{type(error).__name__}: {lines[0][:200]}"

@@ -87,7 +87,7 @@ class LogMetrics:
 
 
 class SaveCheckpoint:
-    """Saves every `every` steps and at the end."""
+    """Saves every `every` steps, at the steps that the manager keeps forever, and at the end."""
 
     def __init__(self, every: int, manager: CheckpointManager, metadata: Mapping[str, Any]):
         self.every = _positive(every)
@@ -95,8 +95,9 @@ class SaveCheckpoint:
         self.metadata = metadata
 
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
-        """Starts a save, if it is time."""
-        if step % self.every == 0:
+        """Starts a save, if it is time, or ends the run if the one before has failed."""
+        self.manager.check()
+        if step % self.every == 0 or self.manager.keeps(step):
             self.manager.save(step, state, self.metadata)
 
     def finish(self, step: int, state: Any) -> None:
@@ -120,19 +121,22 @@ def _first_bad(
 class StopOnNonFinite:
     """Ends the run if a metric is NaN or infinite in any step.
 
-    Every step is checked on the device, and every `every` steps the answer is fetched. List it
-    before `SaveCheckpoint`, and let its interval divide the other's, so that no broken state is
-    saved.
+    Every step is checked on the device, and every so many steps the answer is fetched. List it
+    before `SaveCheckpoint`, with the intervals of that, so that no broken state is saved.
     """
 
-    def __init__(self, every: int, batch_of: Callable[[int], Sequence[int]] | None = None):
+    def __init__(
+        self,
+        every: int | Sequence[int],
+        batch_of: Callable[[int], Sequence[int]] | None = None,
+    ):
         """Prepares the check.
 
         Args:
-            every: Interval in steps.
+            every: Interval in steps, or several.
             batch_of: Numbers of the records in the batch of a step, for the message.
         """
-        self.every = _positive(every)
+        self.intervals = [_positive(n) for n in ([every] if isinstance(every, int) else every)]
         self._batch_of = batch_of
         self._first: Any = np.int32(-1)
         self._checked: int | None = None
@@ -145,7 +149,7 @@ class StopOnNonFinite:
         self._latest = metrics
         if metrics:
             self._first = _first_bad(jnp.asarray(self._first), np.int32(step), dict(metrics))
-        if step % self.every == 0:
+        if any(step % interval == 0 for interval in self.intervals):
             self._check(step)
 
     def finish(self, step: int, state: Any) -> None:

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
-import pathlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +15,7 @@ from jax.sharding import Mesh
 
 from rae_jax import build
 from rae_jax.build.meshes import frozen_shardings, require_divisible, require_heads
+from rae_jax.checkpointing.claim import claimed, require_free
 from rae_jax.checkpointing.experiment import (
     checkpoint_folder,
     open_workdir,
@@ -34,10 +33,11 @@ from rae_jax.configuration.schema import (
 )
 from rae_jax.configuration.section import summary
 from rae_jax.data.sources.base import Source
+from rae_jax.files import AnyPath, any_path
 from rae_jax.monitoring.operations import count_operations
 from rae_jax.monitoring.writers import Writer, make_writers
 from rae_jax.sharding.memory import report
-from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.mesh import make_mesh, on_host
 from rae_jax.sharding.processes import is_main_process, place
 from rae_jax.sharding.rules import require_cut, tree_shardings
 from rae_jax.training import loop
@@ -64,6 +64,9 @@ MAY_CHANGE = (
 """Settings that leave the steps of a run as they were, so that a restart may change them."""
 
 _RESULTS = ("checkpoints/*",)
+_CAME_LATER = {"skipped": 0}
+"""Entries that the state of an older version may lack."""
+
 _REPORTED = ("params", "buffers", "ema", "optimizer_state", "discriminator")
 
 Preview = Callable[[int, TrainState, Tree, Sequence[Writer]], None]
@@ -124,16 +127,21 @@ class Job:
 C = TypeVar("C", bound=TrainingConfig)
 
 
-def train(
-    kind: str, make_job: Callable[[C], Job], config: C, workdir: str | pathlib.Path
-) -> pathlib.Path:
-    """Makes the job of `config` and executes it; a folder of another run is refused before."""
+def train(kind: str, make_job: Callable[[C], Job], config: C, workdir: str | AnyPath) -> AnyPath:
+    """Makes the job of `config` and executes it.
+
+    A folder that may not be written, that another process is at work in, or that holds another
+    run, is refused before.
+    """
+    require_free(workdir)
     require_experiment(workdir, kind, as_dict(config), MAY_CHANGE, _RESULTS, _defaults(config))
     run_mesh(config)  # Before models are loaded, which takes time.
-    return execute(make_job(config), workdir)
+    with on_host():
+        job = make_job(config)
+    return execute(job, workdir)
 
 
-def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
+def execute(job: Job, workdir: str | AnyPath) -> AnyPath:
     """Trains `job` in `workdir`, or goes on where an earlier call was interrupted.
 
     Args:
@@ -146,16 +154,31 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
 
     Raises:
         Interrupted: A signal ended the run; the state is saved.
-        ValueError: The folder holds another experiment, or settings do not fit together.
+        OSError: Something cannot be written, as on a full disk; what is saved stays.
+        ValueError: The folder holds another experiment, another process is at work in it, or
+            settings do not fit together.
     """
     config = job.config
     mesh = run_mesh(config)
     shapes = jax.eval_shape(job.initial_state)
     require_cut(shapes, mesh.shape)
     weights = None
-    if job.initial_weights is not None and not any(pathlib.Path(workdir).glob(_RESULTS[0])):
+    if job.initial_weights is not None and not any(any_path(workdir).glob(_RESULTS[0])):
         # Before the folder is made, as what is to be loaded may be missing.
-        weights = job.initial_weights()
+        with on_host():
+            weights = job.initial_weights()
+    with claimed(workdir):
+        return _go_through(job, workdir, mesh, shapes, weights)
+
+
+def _go_through(
+    job: Job,
+    workdir: str | AnyPath,
+    mesh: Mesh,
+    shapes: Any,
+    weights: tuple[Tree, Tree] | None,
+) -> AnyPath:
+    config = job.config
     folder = open_workdir(
         workdir, job.kind, as_dict(config), MAY_CHANGE, _RESULTS, _defaults(config)
     )
@@ -163,7 +186,8 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     num_steps = to_steps(config.duration)
     shardings = tree_shardings(shapes, mesh)
     frozen_at = frozen_shardings(job.frozen, mesh, config.mesh)
-    keep_every = _interval(to_steps, config.loop.keep_every)
+    kept = config.loop.keep_every
+    keep_every = _interval(to_steps, kept) if kept else None
     with CheckpointManager(
         checkpoint_folder(folder), keep_last=config.loop.keep_checkpoints, keep_every=keep_every
     ) as manager:
@@ -217,6 +241,10 @@ def execute(job: Job, workdir: str | pathlib.Path) -> pathlib.Path:
     return folder
 
 
+def _interval(to_steps: Callable[[str], int], duration: str) -> int:
+    return max(to_steps(duration), 1)
+
+
 def _defaults(config: TrainingConfig) -> dict[str, Any]:
     return as_dict(type(config)())
 
@@ -247,7 +275,7 @@ def _start(
         shapes,
         shardings,
     )
-    restored = manager.restore_latest(abstract)
+    restored = manager.restore_latest(abstract, _CAME_LATER)
     if restored is not None:
         changed = [name for name in inputs if restored.metadata[name] != inputs[name]]
         if changed:
@@ -394,7 +422,7 @@ def _hooks(
     else:
         # First, so that a state that went wrong is neither drawn nor saved.
         batch_of = functools.partial(_records, job)
-        hooks = [StopOnNonFinite(math.gcd(log_every, save_every), batch_of), log]
+        hooks = [StopOnNonFinite((log_every, save_every, keep_every), batch_of), log]
     # Previews are drawn from host arrays, which no single process has where there are several.
     if job.preview is not None and jax.process_count() == 1:
         draw = functools.partial(_preview, job.preview, frozen, writers)

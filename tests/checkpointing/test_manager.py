@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rae_jax.checkpointing.entries import entries
+from rae_jax.checkpointing.fingerprint import digest
 from rae_jax.checkpointing.manager import CheckpointManager
+from rae_jax.checkpointing.partial_restore import restore_entries
 from rae_jax.checkpointing.record import CheckpointMismatch
 from rae_jax.sharding.mesh import make_mesh
 from rae_jax.sharding.rules import tree_shardings
@@ -180,9 +183,9 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(tmp_path, caplog, dam
 
 def test_no_flipped_byte_goes_unseen(tmp_path):
     """Whichever file it strikes, the state that comes back is right or is not this one's."""
-    _write(tmp_path, [1])
-    expected = make_state(1)
-    files = [path for path in (tmp_path / "1").rglob("*") if path.is_file()]
+    _write(tmp_path, [1, 2])
+    expected = make_state(2)
+    files = [path for path in (tmp_path / "2").rglob("*") if path.is_file()]
     noticed = 0
     for path in files:
         content = path.read_bytes()
@@ -191,7 +194,7 @@ def test_no_flipped_byte_goes_unseen(tmp_path):
         _flip(path, len(content) // 2)
         with CheckpointManager(tmp_path) as manager:
             restored = manager.restore_latest(SHAPES)
-        if restored is None:
+        if restored.step == 1:
             noticed += 1
         else:
             assert_same_bits(restored.state, expected)
@@ -199,12 +202,51 @@ def test_no_flipped_byte_goes_unseen(tmp_path):
     assert noticed >= 3
 
 
-def test_nothing_but_damaged_checkpoints_is_said_aloud(tmp_path, caplog):
-    _write(tmp_path, [1])
+def test_a_folder_of_damaged_checkpoints_alone_is_not_begun_anew(tmp_path):
+    _write(tmp_path, [1, 2])
     _remove_record(tmp_path / "1")
-    with CheckpointManager(tmp_path) as manager, caplog.at_level(logging.WARNING):
-        assert manager.restore_latest(SHAPES) is None
-    assert "No checkpoint in" in caplog.text
+    _truncate(tmp_path / "2")
+    message = "2: its arrays cannot be read.*1: its metadata cannot be read.*move them away"
+    with CheckpointManager(tmp_path) as manager:
+        with pytest.raises(ValueError, match=message):
+            manager.restore_latest(SHAPES)
+        assert manager.steps() == [1, 2]
+
+
+def test_a_newer_format_is_refused_with_what_differs(tmp_path):
+    _write(tmp_path, [1, 2])
+    path = tmp_path / "2" / "metadata" / "metadata"
+    value = json.loads(path.read_text())
+    del value["digest"]
+    value |= {"format": 2, "layout": "other"}
+    path.write_text(json.dumps({**value, "digest": digest(value)}))
+    message = r"(?s)/2 was written by a newer .*format: 2 there, up to 1 here.*layout: there, unkn"
+    with CheckpointManager(tmp_path) as manager:
+        # The older one, which could be read, is no substitute: what followed it is not lost.
+        with pytest.raises(CheckpointMismatch, match=message):
+            manager.restore_latest(SHAPES)
+    with pytest.raises(CheckpointMismatch, match=message):
+        restore_entries(tmp_path, {"ema": SHAPES.ema})
+
+
+def test_what_came_later_begins_with_its_default(tmp_path):
+    state = make_state(3)
+    older = {name: tree for name, tree in entries(state).items() if name != "skipped"}
+    with CheckpointManager(tmp_path) as manager:
+        manager.save(3, older, {})
+        manager.wait()
+        restored = manager.restore_latest(SHAPES, {"skipped": 7, "step": 9})
+        assert_same_bits(restored.state, state.replace(skipped=jnp.int32(7)))
+        with pytest.raises(CheckpointMismatch, match=r"skipped: absent != int32\[\]"):
+            manager.restore_latest(SHAPES)
+
+
+def test_what_the_state_has_no_place_for_is_another_model(tmp_path):
+    with CheckpointManager(tmp_path) as manager:
+        manager.save(3, {**entries(make_state(3)), "discriminator": {"w": jnp.ones(2)}}, {})
+        manager.wait()
+        with pytest.raises(CheckpointMismatch, match=r"discriminator.w: float32\[2\] != absent"):
+            manager.restore_latest(SHAPES)
 
 
 def test_a_state_of_another_model_is_named_leaf_by_leaf(tmp_path):
@@ -226,9 +268,10 @@ def test_metadata_must_be_json(tmp_path):
         manager.save(1, make_state(1), {"config": object()})
 
 
-def test_keep_last_must_be_positive(tmp_path):
-    with pytest.raises(ValueError, match="keep_last must be at least 1, got 0"):
-        CheckpointManager(tmp_path, keep_last=0)
+@pytest.mark.parametrize("name", ["keep_last", "keep_every"])
+def test_what_to_keep_must_be_positive(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        CheckpointManager(tmp_path, **{name: 0})
 
 
 KILLED = textwrap.dedent(
