@@ -15,6 +15,7 @@ import sys
 from absl import flags as absl_flags
 
 from rae_jax.configuration import flags
+from rae_jax.configuration.section import nearest
 
 _ALL = absl_flags.DEFINE_bool("all", False, "Measure every part.")
 _PRESET = absl_flags.DEFINE_string("preset", "cpu", "Sizes and batches: cpu, gpu or tiny.")
@@ -25,6 +26,9 @@ _DTYPE = absl_flags.DEFINE_string("dtype", "", "float32 or bfloat16; the preset'
 _BATCH_SIZE = absl_flags.DEFINE_integer("batch_size", 0, "Images at a time; 0: the preset's.")
 _POINTS = absl_flags.DEFINE_integer("points", 0, "Points in time of a sample; 0: the preset's.")
 _ROUNDS = absl_flags.DEFINE_integer("rounds", 3, "Measurements of every side.")
+_SECONDS = absl_flags.DEFINE_integer(
+    "seconds", 0, "After which a part begins no further round; 0: no limit."
+)
 _THREADS = absl_flags.DEFINE_integer("threads", 0, "Processor threads; 0: all.")
 _COMPILED = absl_flags.DEFINE_bool("compiled", False, "Compile the peers too (torch.compile).")
 _PROFILE = absl_flags.DEFINE_string("profile", "", "Folder for profiles; none without.")
@@ -33,13 +37,19 @@ _IMAGES = absl_flags.DEFINE_integer("images", 256, "Images of the part data.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "JSON file to write; none without.")
 _DOCUMENT = absl_flags.DEFINE_list("document", [], "Documents whose tables to replace.")
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PEERS = "tests.benchmarking.peers"
+PEERS = pathlib.Path("tests", "benchmarking", "peers")
 
 
 def _peer(name: str) -> str:
     """The module of a peer by its name, or its file."""
-    return name if name.endswith(".py") else f"{PEERS}.{name}"
+    if name.endswith(".py"):
+        return name
+    legal = {file.stem for file in PEERS.glob("*.py")} - {"__init__", "torch_side"}
+    if not legal:
+        raise ValueError(f"peers are in {PEERS}, which is not here; go where the repository is")
+    if name not in legal:
+        raise ValueError(f"unknown peer {name!r}: {nearest(name, legal)}")
+    return ".".join((*PEERS.parts, name))
 
 
 def run(words: list[str]) -> None:
@@ -56,6 +66,7 @@ def run(words: list[str]) -> None:
         batch_size=_BATCH_SIZE.value,
         points=_POINTS.value,
         rounds=_ROUNDS.value,
+        seconds=_SECONDS.value,
         threads=_THREADS.value,
         compiled=_COMPILED.value,
         profile=_PROFILE.value,

@@ -1,6 +1,7 @@
 """Measures parts one after the other, each beside those of the peers that have it."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ class Request:
         batch_size: Images at a time; 0 is the preset's.
         points: Of the grid of times in sampling; 0 is the preset's.
         rounds: Measurements of every side.
+        seconds: After which a part begins no further round; 0 for no limit.
         threads: Processor threads; 0 is all there are.
         compiled: Whether peers are compiled too.
         profile: Folder for profiles of our sides; "" for none.
@@ -42,6 +44,7 @@ class Request:
     batch_size: int = 0
     points: int = 0
     rounds: int = 3
+    seconds: int = 0
     threads: int = 0
     compiled: bool = False
     profile: str = ""
@@ -60,7 +63,7 @@ class Request:
             if name not in legal:
                 raise ValueError(f"unknown {what} {name!r}: {nearest(name, legal)}")
         for name, least in (
-            *(("batch_size", 0), ("points", 0), ("threads", 0)),
+            *(("batch_size", 0), ("points", 0), ("threads", 0), ("seconds", 0)),
             *(("rounds", 1), ("images", 1)),
         ):
             if getattr(self, name) < least:
@@ -112,12 +115,12 @@ def _tables(part: str, peers: Sequence[str], request: Request) -> dict[str, list
     if part == "data":
         return {part: _data(settings, peers, request)}
     if part == "compile":
-        return {part: compilation.measure(settings, request.rounds)}
+        return {part: compilation.measure(settings, min(request.rounds, 2))}
     sides: list[Elsewhere] = []
     try:
         for name in (OURS, *peers):
             sides.append(Elsewhere(name, settings))
-        measured = comparison.take_turns(sides, request.rounds)
+        measured = comparison.take_turns(sides, request.rounds, request.seconds or math.inf)
         costs = []
         if request.profile:
             costs = sides[0].costs(str(pathlib.Path(request.profile).absolute() / part))

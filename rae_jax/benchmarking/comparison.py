@@ -1,7 +1,9 @@
 """Sides take turns in one part, round by round, and medians are compared."""
 
 import dataclasses
+import math
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,18 +34,29 @@ class Measured:
     difference: float | None
 
 
-def take_turns(sides: Sequence[Side], rounds: int) -> list[Measured]:
+def take_turns(sides: Sequence[Side], rounds: int, limit: float = math.inf) -> list[Measured]:
     """Runs every side once to warm up, then all of them in turn, `rounds` times.
 
     The matrix products of a side are measured in every round too, so that all is told under the
     same conditions.
+
+    Args:
+        sides: In the order of their turns.
+        rounds: At the most.
+        limit: Seconds after which no further round begins; the first one always does.
+
+    Raises:
+        ValueError: The answers of the sides are not of one size.
     """
     answers = [side.first() for side in sides]
     seconds: list[list[float]] = [[] for _ in sides]
     products: list[list[float]] = [[] for _ in sides]
     for side in sides:
         side.products()
-    for _ in range(rounds):
+    start = time.perf_counter()
+    for played in range(rounds):
+        if played and time.perf_counter() - start > limit:
+            break
         for number, side in enumerate(sides):
             seconds[number].append(side.run())
         for number, side in enumerate(sides):

@@ -17,7 +17,7 @@ from rae_jax.benchmarking.report import Row
 
 
 def measure(settings: Settings, rounds: int) -> list[Row]:
-    """Compiles with an empty cache, then with a filled one `rounds` times; a row for each way.
+    """Compiles with an empty cache, then with a filled one `rounds` times.
 
     Raises:
         ValueError: A process failed.

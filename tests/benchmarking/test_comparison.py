@@ -70,3 +70,10 @@ def test_answers_of_different_sizes_are_told():
     sides = [Told(name, [], (1.0,), [1.0] * size) for name, size in (("a", 2), ("b", 3))]
     with pytest.raises(ValueError, match="must have one size, got 2 and 3 numbers"):
         comparison.take_turns(sides, 1)
+
+
+def test_the_first_round_is_always_played():
+    side = Told("ours", [], (1.0, 2.0), None)
+    (measured,) = comparison.take_turns([side], 2, limit=0.0)
+    assert measured.seconds == (1.0,)
+    assert measured.difference is None

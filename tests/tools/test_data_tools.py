@@ -69,6 +69,9 @@ def test_what_cannot_work_is_told_in_one_line(project, arguments, message):
         ((BENCHMARK, "data", "--images=0"), "--images must be at least 1, got 0"),
         ((BENCHMARK, "data", "--folder=absent"), "no image folder absent"),
         ((BENCHMARK, "data", "--peer=absent.py"), "no file absent.py"),
+        ((BENCHMARK,), "name what to measure, or pass --all: encode, decode, denoise, train-s"),
+        ((BENCHMARK, "encod"), "unknown part 'encod': did you mean 'encode'?"),
+        ((BENCHMARK, "encode", "--peer=torch"), "peers are in tests/benchmarking/peers, which"),
     ],
 )
 def test_more_that_cannot_work(project, arguments, message):
