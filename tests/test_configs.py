@@ -1,51 +1,31 @@
 """Every file in configs/ loads, every value in it is legal, and its job takes a step."""
 
 import dataclasses
-import functools
 import importlib.util
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from ml_collections import ConfigDict
 
 from rae_jax import build
+from rae_jax.build import judging, shapes
 from rae_jax.configuration import schema
+from rae_jax.configuration.reconstruction import RANDOM_FEATURES
 from rae_jax.configuration.section import Section
 from rae_jax.data.sources.base import record
 from rae_jax.data.sources.image_folder import ImageFolder
 from rae_jax.evaluation.features import PUBLISHED_FILE
-from rae_jax.layers.functional import Buffer, abstract, freeze, split
-from rae_jax.models.autoencoders.dc_config import RELEASED as RELEASED_DC
-from rae_jax.models.autoencoders.kl_config import RELEASED as RELEASED_KL
-from rae_jax.models.autoencoders.latent_normalization import (
-    LatentNormalization,
-    ScaledNormalization,
-)
-from rae_jax.models.autoencoders.rae import AutoencoderRAE
-from rae_jax.models.autoencoders.rae_config import RAEConfig
-from rae_jax.models.auxiliary.dino_discriminator import DINO, DINO_SIZES
-from rae_jax.models.auxiliary.lpips import LPIPS
-from rae_jax.models.auxiliary.vgg import VGG16
-from rae_jax.models.compute import Compute
-from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
-from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
-from rae_jax.models.encoders.siglip2 import SigLIP2Config, SigLIP2Encoder
+from rae_jax.layers.functional import split
 from rae_jax.ops.images import to_float
 from rae_jax.sampling.generate import Generator
 from rae_jax.sampling.labels import class_labels
 from rae_jax.training import pretraining, stage1, stage2
 from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState
-from rae_jax.weights import autoencoder_dc, autoencoder_kl, auxiliary
-from rae_jax.weights.autoencoders import Loading, empty_parts
-from rae_jax.weights.families import AnyAutoencoder
-from rae_jax.weights.pretrained import Preprocessing
-from tests.comparison import GOLDEN
+from rae_jax.weights import auxiliary
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.py"))
@@ -86,58 +66,11 @@ def test_config_is_legal_locked_and_documented(path):
     assert load(path) == config
 
 
-# One shape-only step of every config. What is not bundled is stood in for by its shapes: hub
-# encoders of the published sizes, decoders and statistics of other runs, and ImageNet.
-
-HUB = {
-    "facebook/vit-mae-base": lambda **arguments: MAEEncoder(
-        MAEConfig(
-            hidden_size=768,
-            depth=12,
-            num_heads=12,
-            intermediate_size=3072,
-            patch_size=16,
-            image_size=224,
-        ),
-        **arguments,
-    ),
-    "google/siglip2-base-patch16-256": lambda **arguments: SigLIP2Encoder(
-        SigLIP2Config(image_size=256), **arguments
-    ),
-    **{
-        f"facebook/dinov2-with-registers-{name}": functools.partial(
-            DINOv2Encoder, DINOv2Config(hidden_size=width, depth=depth, num_heads=width // 64)
-        )
-        for name, width, depth in (("small", 384, 12), ("base", 768, 12), ("large", 1024, 24))
-    },
-}
-
+# One shape-only step of every config. What is not bundled is stood in for by its shapes: published
+# models, decoders and statistics of other runs, and ImageNet.
 
 PARAMETERS = {"stage2/dit_dh_xl_mae_base": 838.7e6}
 """Published counts, which include the fixed position table and frequencies."""
-
-
-RELEASED = json.loads((GOLDEN / "diffusers_rae_full_keys" / "case.json").read_text())["config"]
-
-
-def released(name: str, compute: Compute) -> AnyAutoencoder:
-    """Shapes of a published autoencoder."""
-    owner, name = name.split("/")
-    if owner == "stabilityai":
-        return autoencoder_kl.empty(RELEASED_KL[name], Loading(compute))
-    if owner == "mit-han-lab":
-        return autoencoder_dc.empty(RELEASED_DC[name.removesuffix("-diffusers")], Loading(compute))
-    config = RAEConfig.read(RELEASED[name])
-    parts = empty_parts(config, {}, Loading(compute))
-    mean, std = np.zeros((2, *config.grid, config.encoder_hidden_size), np.float32)
-    return AutoencoderRAE(
-        parts.encoder,
-        parts.decoder,
-        encoder_input_size=config.encoder_input_size,
-        image_mean=(0.485, 0.456, 0.406),
-        image_std=(0.229, 0.224, 0.225),
-        normalization=ScaledNormalization(mean, std),
-    )
 
 
 class ImageNet(ImageFolder):
@@ -156,46 +89,25 @@ class ImageNet(ImageFolder):
         return "ImageNet()"
 
 
-def shapes_of(make):
-    return lambda **arguments: abstract(lambda: make(**arguments))
-
-
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
-    load_encoder, source = build.load_encoder, build.source
+    source = build.source
 
-    def hub_encoder(name, **arguments):
-        if name not in HUB:
-            return load_encoder(name, **arguments)
-        module = abstract(lambda: HUB[name](**arguments, rngs=nnx.Rngs(0)))
-        return module, Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    def lpips(config, compute):
+        assert config.path in ("weights/lpips", RANDOM_FEATURES)
+        return shapes.lpips(config, compute)
 
-    def trained_autoencoder(config, compute):
-        if config.pretrained:
-            return freeze(released(config.pretrained, compute))
-        loaded = build.encoder(config, compute)
-        decoder = abstract(lambda: build.decoder(config, loaded, compute, rngs=nnx.Rngs(0)))
-        shape = build.autoencoder(config, loaded, None).latent_shape(0)
-        moments = LatentNormalization(np.zeros(shape, np.float32), np.ones(shape, np.float32))
-        return freeze(build.autoencoder(config, loaded, decoder, moments))
-
-    def lpips(path, *, dtype):
-        assert path == "weights/lpips"
-        return freeze(abstract(lambda: LPIPS(VGG16(dtype=dtype, rngs=nnx.Rngs(0)))))
-
-    def backbone(path, **arguments):
-        assert path == f"weights/{auxiliary.DINO_FILE}"
-        return freeze(abstract(lambda: DINO(DINO_SIZES["S_8"], **arguments, rngs=nnx.Rngs(0))))
+    def backbone(config, compute):
+        assert config.path in (f"weights/{auxiliary.DINO_FILE}", RANDOM_FEATURES)
+        return shapes.discriminator_backbone(config, compute)
 
     def images(config):
         return source(config) if config.source == "digits" else ImageNet()
 
-    monkeypatch.setattr(build, "load_encoder", hub_encoder)
-    monkeypatch.setattr(auxiliary, "load_lpips", lpips)
-    monkeypatch.setattr(auxiliary, "load_discriminator_backbone", backbone)
-    for name in ("random_lpips", "random_discriminator_backbone"):
-        monkeypatch.setattr(auxiliary, name, shapes_of(getattr(auxiliary, name)))
-    monkeypatch.setattr(build, "pretrained_autoencoder", trained_autoencoder)
+    monkeypatch.setattr(build, "encoder", shapes.encoder)
+    monkeypatch.setattr(build, "pretrained_autoencoder", shapes.autoencoder)
+    monkeypatch.setattr(judging, "lpips", lpips)
+    monkeypatch.setattr(judging, "discriminator_backbone", backbone)
     monkeypatch.setattr(build, "source", images)
 
 
@@ -221,27 +133,14 @@ def train_once(job: Job) -> TrainState:
     return state
 
 
-def abstract_denoiser(stage2: schema.Stage2Config, shape: tuple[int, int, int]) -> tuple:
-    module = abstract(
-        lambda: build.denoiser(
-            stage2.denoiser,
-            shape,
-            build.Compute.of(stage2),
-            has_null_label=stage2.label_dropout > 0,
-            rngs=nnx.Rngs(0),
-        )
-    )
-    definition, *weights = split(module, nnx.Param, Buffer)
-    return definition, tuple(weights)
-
-
 def sample_once(config: schema.SamplingConfig, stage2: schema.Stage2Config) -> None:
     autoencoder = build.pretrained_autoencoder(stage2.autoencoder, build.Compute.of(stage2))
     shape = autoencoder.latent_shape(stage2.data.image_size)
-    definition, weights = abstract_denoiser(stage2, shape)
-    models, guide = {"denoiser": weights}, None
+    definition, *weights = build.denoiser_shapes(stage2, shape)
+    models, guide = {"denoiser": tuple(weights)}, None
     if config.guidance.method == "autoguidance":
-        guide, models["guide"] = abstract_denoiser(made_by(config.guidance.checkpoint), shape)
+        guide, *weights = build.denoiser_shapes(made_by(config.guidance.checkpoint), shape)
+        models["guide"] = tuple(weights)
     transport = build.flow_matching(stage2.transport, shape)
     sampler = build.sampler(transport, shape, config.sampler, config.guidance)
     autoencoder_definition, frozen = split(autoencoder)

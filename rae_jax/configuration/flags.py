@@ -5,6 +5,7 @@ right is printed as one line, without a traceback (`--verbosity=1` shows it).
 """
 
 import dataclasses
+import functools
 import importlib.util
 import logging as standard_logging
 import pathlib
@@ -17,19 +18,13 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rae_jax.configuration.errors import ConfigError, Stopped
+from rae_jax.configuration.errors import INTERRUPTED, USER_ERROR, ConfigError, Stopped
 from rae_jax.configuration.section import Section, nearest, parse
 
 # `--help` shows the flags defined here as those of the tool that defines them.
 flags.disclaim_key_flags()
 
 T = TypeVar("T", bound=Section)
-
-USER_ERROR = 2
-"""Exit status after an error that the user can put right."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as of shells."""
 
 CONFIGS = pathlib.Path("configs")
 
@@ -76,16 +71,49 @@ def define_init_from() -> Callable[[T], T]:
 
 
 def define_processes() -> Callable[[], dict[str, Any]]:
-    """Defines the flags that join several processes; the function returned gives their values."""
+    """Defines the flags that join several processes; the function returned gives their values.
+
+    With them come the settings of this process, which must be those of all.
+    """
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "host:port of the first of several processes. TPU slices and Slurm need none of these.",
+        "host:port of the first of several processes. TPU slices, Slurm and Open MPI need none of "
+        "these.",
     )
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
-    names = ("coordinator_address", "num_processes", "process_id")
-    return lambda: {name: flags.FLAGS[name].value for name in names}
+    flags.DEFINE_float(
+        "heartbeat_timeout",
+        60.0,
+        "Seconds without a sign of life after which the others give a process up.",
+        lower_bound=1.0,
+    )
+    flags.DEFINE_float(
+        "start_timeout", 300.0, "Seconds that processes wait for each other.", lower_bound=1.0
+    )
+    names = (
+        *("coordinator_address", "num_processes", "process_id"),
+        *("heartbeat_timeout", "start_timeout"),
+    )
+    return lambda: {**{name: flags.FLAGS[name].value for name in names}, "settings": _settings()}
+
+
+def _settings() -> dict[str, str]:
+    """Everything that a tool does depends on, as text: the config, and other flags on paths."""
+    settings: dict[str, str] = {}
+    if "config" in flags.FLAGS:
+        config = flags.FLAGS.config
+        for key in _dotted_keys(config):
+            value = functools.reduce(lambda part, name: part[name], key.split("."), config)
+            if not isinstance(value, ConfigDict):
+                settings[f"config.{key}"] = repr(value)
+    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    if workdir:
+        settings["workdir"] = workdir if "://" in workdir else str(pathlib.Path(workdir).absolute())
+    if "init_from" in flags.FLAGS:
+        settings["init_from"] = repr(flags.FLAGS["init_from"].value)
+    return settings
 
 
 def main(run: Callable[[T], None], schema: type[T]) -> None:
@@ -95,6 +123,32 @@ def main(run: Callable[[T], None], schema: type[T]) -> None:
     can put right, such as a missing or wrong flag, a ValueError or a file that cannot be read.
     """
     launch(lambda: run(parse(schema, flags.FLAGS.config)))
+
+
+def config_of(*schemas: type[Section]) -> Section:
+    """The parsed config of `--config`, of the one of the schemas that has its keys.
+
+    Raises:
+        ConfigError: It is of none of them, or a value in it cannot be used.
+    """
+    config = flags.FLAGS.config
+    for schema in schemas:
+        if {field.name for field in dataclasses.fields(schema)} == set(config):
+            return parse(schema, config)
+    names = ", ".join(schema.__name__ for schema in schemas)
+    raise ConfigError(f"--config must have the keys of one of {names}, got {', '.join(config)}")
+
+
+def load_config(path: str) -> ConfigDict:
+    """What `get_config()` of a config file gives.
+
+    Raises:
+        ConfigError: It is no such file, or fails.
+    """
+    if not pathlib.Path(path).is_file():
+        found = sorted(map(str, CONFIGS.glob("**/*.py")))
+        raise ConfigError(f"{path} does not exist: {nearest(path, found)}")
+    return _load(path)
 
 
 def launch(run: Callable[..., None], *, takes_words: bool = False) -> None:
