@@ -69,7 +69,7 @@ def integrate_adaptively(
 
 def _one_by_one(
     drift: Drift, batch: Float[Array, "B h w C"]
-) -> tuple[Callable[[Array, Array, Any], Array], list[Array]]:
+) -> tuple[Callable[[Array, Array, Any], Array], list[Any]]:
     """Slope (t, latents [h, w, C], constants) -> [h, w, C] that `vmap` evaluates on whole batches.
 
     A batch is evaluated with its conditions, which the drift closes over: they cannot be told
@@ -83,11 +83,11 @@ def _one_by_one(
     traced = jax.make_jaxpr(on_batch)(batch, jnp.zeros(batch.shape[:1], jnp.float32))
 
     @custom_vmap
-    def slope(t: Array, latents: Array, constants: list[Array]) -> Array:
+    def slope(t: Array, latents: Array, constants: list[Any]) -> Array:
         return jnp.zeros_like(latents)
 
     @slope.def_vmap
-    def _(size: int, batched: Any, t: Array, latents: Array, constants: list[Array]) -> Any:
+    def _(size: int, batched: Any, t: Array, latents: Array, constants: list[Any]) -> Any:
         times = jnp.broadcast_to(t, (size,)).astype(jnp.float32)
         (slopes,) = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, constants))(latents, times)
         return slopes, True
