@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rae_jax.typing import PyTree
 
@@ -87,13 +87,13 @@ def leaf_sharding(name: str, shape: tuple[int, ...], mesh: Mesh) -> NamedShardin
 
 
 def tree_shardings(
-    tree: PyTree, mesh: Mesh, *, rules: Rules = RULES, min_size: int = MIN_SIZE
+    tree: PyTree, mesh: Mesh | AbstractMesh, *, rules: Rules = RULES, min_size: int = MIN_SIZE
 ) -> PyTree:
     """Sharding of every leaf of `tree`, by `spec_for`.
 
     Args:
         tree: Arrays, or their shapes as from `jax.eval_shape`: a train state or a part of one.
-        mesh: From `make_mesh`.
+        mesh: From `make_mesh`, or one without devices.
         rules: Table of patterns.
         min_size: Arrays of fewer elements are replicated.
 
