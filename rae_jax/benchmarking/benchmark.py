@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from rae_jax.benchmarking import comparison, compilation, data
+from rae_jax.benchmarking import comparison, compilation, data, report
 from rae_jax.benchmarking.presets import PARTS, PRESETS, Settings
 from rae_jax.benchmarking.report import Row
 from rae_jax.benchmarking.sides import Elsewhere, offered
@@ -80,7 +79,7 @@ class Request:
             batch_size=self.batch_size or preset.batch_sizes[part],
             dtype=self.dtype or preset.dtype,
             points=self.points or preset.points,
-            threads=self.threads or len(os.sched_getaffinity(0)),
+            threads=self.threads or report.num_cores(),
             compiled=self.compiled,
             path=self.peer_path and str(pathlib.Path(self.peer_path).absolute()),
         )

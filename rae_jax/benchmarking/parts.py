@@ -164,7 +164,7 @@ def _prepared(
         facts["temporary_bytes"] = float(memory.temp_size_in_bytes)
     if jax.default_backend() == "gpu":
         # In a loop over layers a call counts once.
-        calls = compiled.as_text().count('custom_call_target="__cudnn$fmha')
+        calls = (compiled.as_text() or "").count('custom_call_target="__cudnn$fmha')
         facts["flash_attention_calls"] = float(calls)
     given = list(arguments)
 

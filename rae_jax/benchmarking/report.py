@@ -25,10 +25,17 @@ def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, and how busy they were just before."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": num_cores(),
         "system": platform.platform(),
         "load": os.getloadavg()[0],
     }
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:
