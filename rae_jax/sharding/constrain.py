@@ -12,11 +12,12 @@ from rae_jax.typing import Array, Shaped
 def constrain_batch(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     """`x` cut over the batch axes of the mesh that `jax.set_mesh` has set.
 
-    Without a mesh, or where the batch does not divide over it, `x` comes back as it is, so one
-    and the same model runs on one device and on many.
+    Without a mesh, where the batch does not divide over it, and inside `jax.shard_map`, where each
+    device has its own part already, `x` comes back as it is; so one and the same model runs on one
+    device and on many.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    axes = tuple(axis for axis in BATCH_AXES if axis in set(mesh.axis_names) - {*mesh.manual_axes})
     if not axes or x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
