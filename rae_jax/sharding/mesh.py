@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -51,7 +52,14 @@ def make_mesh(
         )
     # Axes are explicit by default, which would ask for a sharding at every matrix product.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    shape = tuple(sizes.values())
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:
+        # An axis is no product of sides of the torus, such as 16 of 8 x 8: then it takes a part of
+        # a side, which JAX wants to be told.
+        arranged = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(arranged, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

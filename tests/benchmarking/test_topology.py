@@ -146,6 +146,13 @@ def test_a_program_is_compiled_for_a_slice_that_is_not_there():
 
 @needs_libtpu
 @pytest.mark.slow
+def test_mesh_axes_may_be_parts_of_the_sides_of_a_torus():
+    devices = topology("v6e:8x8").devices
+    assert programs.make_mesh(data=4, fsdp=16, devices=devices).shape["fsdp"] == 16
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_too_little_memory_is_an_answer():
     where = topology("v5e:1x1")
     mesh = programs.make_mesh(devices=where.devices)
