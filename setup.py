@@ -21,6 +21,7 @@ CORE = [
     "absl-py>=2.1",
     "array_record>=0.8.6",
     "diffrax>=0.7.2",
+    "etils[epath]>=1.15",
     "flax>=0.12.8",
     "grain>=0.2.18",
     "huggingface_hub>=1.31",
@@ -48,8 +49,12 @@ CORE = [
 # Decoding and resizing to the same bytes in less than half the time.
 FAST = ["numba>=0.61", "simplejpeg>=1.8"]
 
+# Work folders in buckets, `gs://`.
+GCS = ["gcsfs>=2026.9"]
+
 TEST = [
     *FAST,
+    *GCS,
     "basedpyright>=1.31",
     "beartype>=0.22",
     "build>=1.2",
@@ -77,6 +82,7 @@ setup(
     extras_require={
         "test": TEST,
         "fast": FAST,
+        "gcs": GCS,
         "torch": ["torch==2.13.0", "diffusers>=0.37", "torchmetrics>=1.9"],
         # Apart, because it brings torchvision, which fits one build of torch alone.
         "fidelity": ["torch-fidelity>=0.4"],

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from typing import Any, TypeVar, cast, get_args
 
 import jax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from rae_jax import build
 from rae_jax.checkpointing.experiment import EXPERIMENT_FILE
 from rae_jax.configuration.schema import Stage1Config, parse
+from rae_jax.files import AnyPath, any_path
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.models.compute import Compute
@@ -65,7 +65,7 @@ def load_autoencoder(
     name = os.fspath(name)
     compute = Compute(dtype, unroll, remat)
     loading = autoencoders.Loading(compute, slice_size, tiling, mesh)
-    folder = pathlib.Path(name).expanduser()
+    folder = any_path(name).expanduser()
     if "decoder" in source or is_run(folder):
         loading.refuse_tiling()
     if "decoder" in source:
@@ -146,7 +146,7 @@ def save_autoencoder(
     autoencoders.save_diffusers(folder, autoencoder, style=cast(Style, style))
 
 
-def is_run(folder: pathlib.Path) -> bool:
+def is_run(folder: AnyPath) -> bool:
     """Whether it is a work folder, and not one of another library with a `config.json` too."""
     path = folder / EXPERIMENT_FILE
     return path.is_file() and "kind" in readers.read_json(path)
@@ -160,7 +160,7 @@ def _require_known(source: dict[str, Any], known: tuple[str, ...], what: str) ->
 
 
 def _trained(
-    folder: pathlib.Path,
+    folder: AnyPath,
     loading: autoencoders.Loading,
     *,
     weights: str = "ema",

@@ -1,11 +1,10 @@
 """The folder of a run, with a note of its kind and settings, so that no two runs mix in it."""
 
 import json
-import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rae_jax.files import replacing
+from rae_jax.files import AnyPath, absolute, replacing
 from rae_jax.sharding.processes import is_main_process, wait_for_all
 
 EXPERIMENT_FILE = "config.json"
@@ -16,13 +15,13 @@ _ABSENT = "(absent)"
 
 
 def open_workdir(
-    workdir: str | pathlib.Path,
+    workdir: str | AnyPath,
     kind: str,
     config: Mapping[str, Any],
     may_change: Collection[str] = (),
     results: Collection[str] | None = None,
     defaults: Mapping[str, Any] | None = None,
-) -> pathlib.Path:
+) -> AnyPath:
     """Makes the folder of a run and notes its settings, or checks them against those noted.
 
     Args:
@@ -43,7 +42,7 @@ def open_workdir(
     Raises:
         ValueError: The folder holds another kind of run or other settings.
     """
-    folder = pathlib.Path(workdir).absolute()
+    folder = absolute(workdir)
     require_experiment(folder, kind, config, may_change, results, defaults)
     # Every process compares with what was there before any of them writes.
     wait_for_all("experiment.compared")
@@ -56,7 +55,7 @@ def open_workdir(
 
 
 def require_experiment(
-    workdir: str | pathlib.Path,
+    workdir: str | AnyPath,
     kind: str,
     config: Mapping[str, Any],
     may_change: Collection[str] = (),
@@ -64,7 +63,7 @@ def require_experiment(
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """The check of `open_workdir` alone, for before anything large is loaded; writes nothing."""
-    folder = pathlib.Path(workdir).absolute()
+    folder = absolute(workdir)
     if not (folder / EXPERIMENT_FILE).exists():
         return
     noted_kind, noted = read_experiment(folder)
@@ -78,19 +77,19 @@ def require_experiment(
         _require_same(folder, {**_flat(absent), **_flat(noted)}, _flat(settings), may_change)
 
 
-def checkpoint_folder(workdir: str | pathlib.Path) -> pathlib.Path:
+def checkpoint_folder(workdir: str | AnyPath) -> AnyPath:
     """Where the run in `workdir` keeps its checkpoints."""
-    return pathlib.Path(workdir).absolute() / "checkpoints"
+    return absolute(workdir) / "checkpoints"
 
 
-def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
+def read_experiment(workdir: str | AnyPath) -> tuple[str, dict[str, Any]]:
     """Kind and settings of the run in `workdir`.
 
     Raises:
         FileNotFoundError: No such folder, or no run in it.
         ValueError: The settings file is damaged.
     """
-    folder = pathlib.Path(workdir).absolute()
+    folder = absolute(workdir)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; give the --workdir of a run")
     path = folder / EXPERIMENT_FILE
@@ -108,7 +107,7 @@ def read_experiment(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
 
 
 def _require_same(
-    folder: pathlib.Path,
+    folder: AnyPath,
     there: dict[str, Any],
     here: dict[str, Any],
     may_change: Collection[str],

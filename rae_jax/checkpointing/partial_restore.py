@@ -1,6 +1,5 @@
 """Reads some entries of a checkpoint, such as the moving average, without the optimiser's."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +18,12 @@ from rae_jax.checkpointing.record import (
     existing,
     read_record,
 )
+from rae_jax.files import AnyPath, any_path
 from rae_jax.typing import PyTree
 
 
 def restore_entries(
-    directory: str | pathlib.Path,
+    directory: str | AnyPath,
     abstract: Mapping[str, PyTree],
     step: int | None = None,
     *,
@@ -67,11 +67,11 @@ def restore_entries(
 
 def _restore(
     manager: ocp.CheckpointManager,
-    directory: str | pathlib.Path,
+    directory: str | AnyPath,
     step: int,
     abstract: Mapping[str, PyTree],
 ) -> dict[str, PyTree]:
-    where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+    where = f"checkpoint {any_path(directory) / str(step)}"
     record = _readable_record(manager, step, where)
     unknown = sorted(abstract.keys() - record.leaves.keys())
     if unknown:
@@ -98,7 +98,7 @@ def _restore(
     return {name: from_plain(plain[name], abstract[name]) for name in abstract}
 
 
-def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
+def read_metadata(directory: str | AnyPath, step: int | None = None) -> dict[str, Any]:
     """The metadata saved with a checkpoint, the newest unless `step` is given.
 
     Raises:
@@ -107,13 +107,11 @@ def read_metadata(directory: str | pathlib.Path, step: int | None = None) -> dic
     """
     with _open(directory) as manager:
         step = _chosen(manager, directory, step)
-        where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+        where = f"checkpoint {any_path(directory) / str(step)}"
         return _readable_record(manager, step, where).metadata
 
 
-def read_leaves(
-    directory: str | pathlib.Path, step: int | None = None
-) -> dict[str, dict[str, str]]:
+def read_leaves(directory: str | AnyPath, step: int | None = None) -> dict[str, dict[str, str]]:
     """Type and shape ("float32[28,1152]") of every leaf, by top-level entry and dotted path.
 
     Raises:
@@ -122,11 +120,11 @@ def read_leaves(
     """
     with _open(directory) as manager:
         step = _chosen(manager, directory, step)
-        where = f"checkpoint {pathlib.Path(directory) / str(step)}"
+        where = f"checkpoint {any_path(directory) / str(step)}"
         return _readable_record(manager, step, where).leaves
 
 
-def read_arrays(directory: str | pathlib.Path, step: int) -> dict[str, np.ndarray]:
+def read_arrays(directory: str | AnyPath, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint on the host, by dotted path; fingerprints are not compared.
 
     Raises:
@@ -148,7 +146,7 @@ def read_arrays(directory: str | pathlib.Path, step: int) -> dict[str, np.ndarra
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def latest_step(directory: str | pathlib.Path) -> int:
+def latest_step(directory: str | AnyPath) -> int:
     """Step of the newest checkpoint, whole or not.
 
     Raises:
@@ -165,13 +163,13 @@ def _readable_record(manager: ocp.CheckpointManager, step: int, where: str) -> R
     return record
 
 
-def _open(directory: str | pathlib.Path, buffer_gb: int | None = None) -> ocp.CheckpointManager:
+def _open(directory: str | AnyPath, buffer_gb: int | None = None) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(read_only=True)
     handlers = buffered(ocp.PyTreeCheckpointHandler, buffer_gb)
     return ocp.CheckpointManager(existing(directory), options=options, item_handlers=handlers)
 
 
-def _chosen(manager: ocp.CheckpointManager, directory: str | pathlib.Path, step: int | None) -> int:
+def _chosen(manager: ocp.CheckpointManager, directory: str | AnyPath, step: int | None) -> int:
     steps = sorted(manager.all_steps())
     if not steps:
         raise FileNotFoundError(

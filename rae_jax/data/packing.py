@@ -24,7 +24,7 @@ from rae_jax.data.records import FORMAT, MANIFEST, Manifest, Shard, pack_file, p
 from rae_jax.data.shards import checksum, write_shard
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder
-from rae_jax.files import replacing
+from rae_jax.files import local_path, replacing
 
 NOTES = "packing"
 """Folder of what is needed to go on."""
@@ -126,8 +126,8 @@ def pack(
     """
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be at least 1, got {images_per_shard}")
+    output = local_path(output, "packed images")
     items, classes = _listed(source)
-    output = pathlib.Path(output)
     plan = {
         "format": FORMAT,
         "preparation": preparation.note,

@@ -23,6 +23,7 @@ from rae_jax.evaluation.references import (
     open_reference,
 )
 from rae_jax.evaluation.report import FILE, Result, as_numbers, count_warnings, facts, size_warnings
+from rae_jax.files import WORK_FOLDER, local_path
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.sampling.samples import make_samples
 from rae_jax.sharding.processes import is_main_process, wait_for_all
@@ -48,17 +49,18 @@ def evaluate(config: GenerationEvaluationConfig, workdir: str | pathlib.Path) ->
         FileNotFoundError: Images, statistics or weights are missing.
         ValueError: They are of the wrong kind, or damaged.
     """
+    folder = local_path(workdir, WORK_FOLDER).absolute()
     experiment = KIND, as_dict(config), ("extractor.rows",), (FILE,)
-    require_experiment(workdir, *experiment)
+    require_experiment(folder, *experiment)
     extractor = make_extractor(config.extractor)
-    images = _samples(config, pathlib.Path(workdir))
+    images = _samples(config, folder)
     keep = bool(set(config.metrics) & set(OF_FEATURES)) or config.pictured > 0
     reference, real = open_reference(config.reference, extractor, keep=keep)
     samples = compute(images, extractor, keep=True)
     subsets = {"subsets": config.kid_subsets, "subset_size": config.kid_subset_size}
     result = score(samples, reference, extractor, metrics=config.metrics, **subsets)
     # Not before: an evaluation that fails for want of a file must not hold the folder.
-    folder = open_workdir(workdir, *experiment)
+    open_workdir(folder, *experiment)
     if is_main_process():
         if config.pictured:
             _draw(folder / PICTURE, images, samples, real, reference, config.pictured)

@@ -11,6 +11,7 @@ from rae_jax.configuration.schema import PackingConfig, ReferenceStatisticsConfi
 from rae_jax.evaluation.features import make_extractor
 from rae_jax.evaluation.images import PACKED, PACKED_FILE, ImageSet, open_set
 from rae_jax.evaluation.references import STATISTICS, STATISTICS_FILE, compute
+from rae_jax.files import WORK_FOLDER, local_path
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.sampling.save import save_npz
 from rae_jax.sharding.processes import is_main_process, require_one_process, wait_for_all
@@ -32,14 +33,15 @@ def compute_reference(
         FileNotFoundError: Images or weights are missing.
         ValueError: They are of the wrong kind, or damaged.
     """
+    folder = local_path(workdir, WORK_FOLDER).absolute()
     experiment = (
         STATISTICS,
         as_dict(config),
         ("extractor.rows", "images.data.num_threads"),
         (STATISTICS_FILE,),
     )
-    require_experiment(workdir, *experiment)
-    path = pathlib.Path(workdir).absolute() / STATISTICS_FILE
+    require_experiment(folder, *experiment)
+    path = folder / STATISTICS_FILE
     if path.exists():
         logging.info("%s is there already", path)
         return path
@@ -47,7 +49,7 @@ def compute_reference(
     images = open_set(config.images)
     statistics = compute(images, extractor, keep=config.keep_features, purpose=config.purpose)
     # Not before: a job that fails for want of a file must not hold the folder.
-    open_workdir(workdir, *experiment)
+    open_workdir(folder, *experiment)
     for note in statistics.notes:
         logging.warning("%s", note)
     if is_main_process():
@@ -67,8 +69,9 @@ def pack(config: PackingConfig, workdir: str | pathlib.Path) -> pathlib.Path:
         ValueError: They have several sizes, or one cannot be read.
     """
     require_one_process("packing images")
+    folder = local_path(workdir, WORK_FOLDER).absolute()
     images = open_set(config.images)
-    folder = open_workdir(workdir, PACKED, as_dict(config), results=[PACKED_FILE])
+    open_workdir(folder, PACKED, as_dict(config), results=[PACKED_FILE])
     path = folder / PACKED_FILE
     if path.exists():
         logging.info("%s is there already", path)

@@ -16,6 +16,7 @@ from rae_jax.evaluation.references import GENERATION, Collector, SetStatistics, 
 from rae_jax.evaluation.report import FILE, Result, as_numbers, count_warnings, facts, size_warnings
 from rae_jax.evaluation.rows import RowFunction
 from rae_jax.evaluation.structural_similarity import ssim
+from rae_jax.files import WORK_FOLDER, local_path
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.monitoring.image_grids import grid, save_png
@@ -208,6 +209,7 @@ def evaluate(config: ReconstructionEvaluationConfig, workdir: str | pathlib.Path
         FileNotFoundError: Images, statistics, a run or weights are missing.
         ValueError: They are of the wrong kind, do not fit together, or are damaged.
     """
+    folder = local_path(workdir, WORK_FOLDER).absolute()
     if not (config.reconstructions or config.checkpoint):
         raise ValueError(
             "set --config.reconstructions to the reconstructions, or --config.checkpoint to the "
@@ -219,7 +221,7 @@ def evaluate(config: ReconstructionEvaluationConfig, workdir: str | pathlib.Path
     collector = PairCollector(measures, extractor, reference)
     originals = open_set(config.originals)
     reconstruct, notes = _reconstructions(config, originals)
-    folder = open_workdir(workdir, KIND, as_dict(config), ("extractor.rows",), results=[FILE])
+    open_workdir(folder, KIND, as_dict(config), ("extractor.rows",), results=[FILE])
     place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     part_size = config.extractor.rows * jax.local_device_count()
     with progress_bar(originals.count, description="scoring", unit="image") as bar:

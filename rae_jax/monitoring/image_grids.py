@@ -1,11 +1,9 @@
 """Pictures of many images at once, and PNG files."""
 
-import pathlib
-
 import numpy as np
 from PIL import Image
 
-from rae_jax.files import replacing
+from rae_jax.files import AnyPath, replacing
 from rae_jax.typing import UInt8
 
 
@@ -31,7 +29,7 @@ def grid(
     return canvas
 
 
-def save_png(path: str | pathlib.Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+def save_png(path: str | AnyPath, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes a PNG that is either complete or not there, making its folder if need be."""
     with replacing(path) as partial:
         Image.fromarray(image).save(partial, format="PNG")

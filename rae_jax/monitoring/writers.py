@@ -3,14 +3,20 @@
 import json
 import math
 import os
-import pathlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rae_jax.files import replacing
+from rae_jax.files import (
+    AnyPath,
+    absolute,
+    any_path,
+    is_remote,
+    open_to_append,
+    replacing,
+)
 from rae_jax.monitoring.image_grids import save_png
 from rae_jax.sharding.processes import is_main_process
 from rae_jax.typing import UInt8
@@ -39,19 +45,20 @@ class JsonLinesWriter:
     """One line `{"step": ..., name: value, ...}` per call in `metrics.jsonl`; pictures as PNG.
 
     A resumed run repeats the steps after its checkpoint, so their lines are dropped on opening.
-    Values that JSON has no number for become the strings "nan", "inf" and "-inf".
+    Values that JSON has no number for become the strings "nan", "inf" and "-inf". A job that is
+    killed loses no line, but in a bucket those of its last ten seconds, see `open_to_append`.
     """
 
-    def __init__(self, folder: str | pathlib.Path, resume_step: int = 0):
-        self.folder = pathlib.Path(folder)
+    def __init__(self, folder: str | AnyPath, resume_step: int = 0):
+        self.folder = any_path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / METRICS_FILE
         if path.exists():
             _keep_until(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open_to_append(path)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line, at once."""
+        """Appends one line."""
         numbers = {name: float(value) for name, value in values.items()}
         line = {name: v if math.isfinite(v) else str(v) for name, v in numbers.items()}
         self._file.write(json.dumps({"step": step, **line}) + "\n")
@@ -69,7 +76,7 @@ class JsonLinesWriter:
 class TensorBoardWriter:
     """Event files for TensorBoard; steps after `resume_step` that are already there are purged."""
 
-    def __init__(self, folder: str | pathlib.Path, resume_step: int = 0):
+    def __init__(self, folder: str | AnyPath, resume_step: int = 0):
         # Imported here: it takes a second, and runs without TensorBoard need not pay it.
         from tensorboardX import SummaryWriter
 
@@ -93,10 +100,11 @@ class TensorBoardWriter:
 class WandbWriter:
     """Weights & Biases; `WANDB_MODE`, `WANDB_PROJECT` and the like are read from the environment.
 
-    The run's id is kept in `folder/wandb_id`, so that a resumed run goes on in the same curves.
+    The run's id is kept in `folder/wandb_id`, so that a resumed run goes on in the same curves. For
+    a folder in a bucket its other files lie where `WANDB_DIR` says.
     """
 
-    def __init__(self, folder: str | pathlib.Path):
+    def __init__(self, folder: str | AnyPath):
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -104,7 +112,7 @@ class WandbWriter:
                 "the writer 'wandb' needs a package that is missing; run `pip install wandb`, or "
                 "leave it out of the writers"
             ) from error
-        folder = pathlib.Path(folder)
+        folder = absolute(folder)
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb_id"
         if not id_file.exists():
@@ -112,10 +120,10 @@ class WandbWriter:
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rae_jax"),
-            name=folder.absolute().parent.name,
+            name=folder.parent.name,
             id=id_file.read_text(),
             resume="allow",
-            dir=str(folder),
+            dir=None if is_remote(folder) else str(folder),
         )
         # A resumed run repeats steps; W&B's own counter only ever goes up.
         self._run.define_metric("*", step_metric="step")
@@ -134,9 +142,7 @@ class WandbWriter:
         self._run.finish()
 
 
-def make_writers(
-    names: Sequence[str], folder: str | pathlib.Path, resume_step: int = 0
-) -> list[Writer]:
+def make_writers(names: Sequence[str], folder: str | AnyPath, resume_step: int = 0) -> list[Writer]:
     """Writers by name; an empty list in every process but the main one.
 
     Args:
@@ -148,7 +154,7 @@ def make_writers(
     Raises:
         ValueError: An unknown name, or a package that is not installed.
     """
-    folder = pathlib.Path(folder)
+    folder = any_path(folder)
     known: dict[str, Callable[[], Any]] = {
         "jsonl": lambda: JsonLinesWriter(folder, resume_step),
         "tensorboard": lambda: TensorBoardWriter(folder / "tensorboard", resume_step),
@@ -160,7 +166,7 @@ def make_writers(
     return [known[name]() for name in names] if is_main_process() else []
 
 
-def _keep_until(path: pathlib.Path, last_step: int) -> None:
+def _keep_until(path: AnyPath, last_step: int) -> None:
     """Drops the lines of later steps, and a last line that was cut off in writing."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _is_whole_until(line, last_step)]

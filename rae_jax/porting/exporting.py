@@ -10,7 +10,7 @@ from rae_jax import build
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.schema import Stage1Config, parse
 from rae_jax.configuration.section import nearest
-from rae_jax.files import new_folder, replacing, require_absent
+from rae_jax.files import any_path, new_folder, replacing, require_absent
 from rae_jax.porting import workdirs
 from rae_jax.porting.models import STAGES
 from rae_jax.pretrained import is_run, load_autoencoder, save_autoencoder
@@ -104,7 +104,7 @@ def _encoder(source: str, output: str, verify: bool) -> None:
 
 
 def _autoencoder(source: str, output: str, weights: str, statistics: str, verify: bool) -> None:
-    options: dict[str, Any] = {"weights": weights} if is_run(pathlib.Path(source)) else {}
+    options: dict[str, Any] = {"weights": weights} if is_run(any_path(source)) else {}
     options |= {"statistics": statistics} if statistics else {}
     module = load_autoencoder(source, **options)
     with new_folder(output) as partial:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from rae_jax.checkpointing.partial_restore import (
     read_metadata,
 )
 from rae_jax.configuration.errors import ConfigError
+from rae_jax.files import AnyPath, any_path, local_path
 from rae_jax.porting import text
 from rae_jax.weights import readers
 from rae_jax.weights.errors import WeightFileError
@@ -72,7 +72,7 @@ def inspect(source: str, *, statistics: bool, say: Callable[[str], None]) -> Non
     if not source:
         raise ConfigError("--source is missing; name a file or folder")
     with contextlib.ExitStack() as stack:
-        notes, entries = _open(pathlib.Path(source), stack)
+        notes, entries = _open(any_path(source), stack)
         for note in notes:
             say(note)
         headings = ["key", "shape", "dtype", "size"]
@@ -103,12 +103,13 @@ def _dtype(name: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> tuple[list[str], list[Entry]]:
+def _open(path: AnyPath, stack: contextlib.ExitStack) -> tuple[list[str], list[Entry]]:
     """Lines about the whole, and its entries."""
     if path.is_dir():
         return _open_folder(path, stack)
     if not path.exists():
         raise FileNotFoundError(f"no file or folder at {path}")
+    path = local_path(path, "a file to inspect")
     if path.suffix == ".npz":
         return [], _npz_entries(path, stack)
     if path.suffix in readers.TORCH_SUFFIXES:
@@ -116,7 +117,7 @@ def _open(path: pathlib.Path, stack: contextlib.ExitStack) -> tuple[list[str], l
     return [], _tensor_entries(readers.read_tensors(path))
 
 
-def _open_folder(path: pathlib.Path, stack: contextlib.ExitStack) -> tuple[list[str], list[Entry]]:
+def _open_folder(path: AnyPath, stack: contextlib.ExitStack) -> tuple[list[str], list[Entry]]:
     if checkpoint_folder(path).is_dir():
         kind, _ = read_experiment(path)
         notes, entries = _checkpoint(checkpoint_folder(path), None)
@@ -143,7 +144,7 @@ def _tensor_entries(tensors: Mapping[str, np.ndarray]) -> list[Entry]:
     return [entry(key) for key in tensors]
 
 
-def _npz_entries(path: pathlib.Path, stack: contextlib.ExitStack) -> list[Entry]:
+def _npz_entries(path: AnyPath, stack: contextlib.ExitStack) -> list[Entry]:
     try:
         arrays = stack.enter_context(np.load(path, allow_pickle=False))
         return list(_nested_entries({key: arrays[key] for key in arrays.files}))
@@ -172,7 +173,7 @@ def _holds_arrays(value: Any) -> bool:
     return isinstance(value, np.ndarray)
 
 
-def _checkpoint(directory: pathlib.Path, step: int | None) -> tuple[list[str], list[Entry]]:
+def _checkpoint(directory: AnyPath, step: int | None) -> tuple[list[str], list[Entry]]:
     step = latest_step(directory) if step is None else step
     metadata = read_metadata(directory, step)
     arrays = _Restored(directory, step)
@@ -189,7 +190,7 @@ def _checkpoint(directory: pathlib.Path, step: int | None) -> tuple[list[str], l
 class _Restored:
     """Arrays of a checkpoint, all of which are read when the first is asked for."""
 
-    def __init__(self, directory: pathlib.Path, step: int):
+    def __init__(self, directory: AnyPath, step: int):
         self._directory, self._step = directory, step
 
     @functools.cached_property

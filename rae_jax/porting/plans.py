@@ -1,7 +1,6 @@
 """What a published model becomes here: its sizes, and the run that its work folder stands for."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from rae_jax.configuration.schema import (
     Stage2Config,
     parse,
 )
+from rae_jax.files import any_path
 from rae_jax.layers.functional import freeze, split
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.porting.models import FileSizes, Model, configured, of_kind, preset
@@ -162,7 +162,7 @@ def _image_size(autoencoder: AnyAutoencoder, side: int | None) -> int | None:
 
 
 def _with_autoencoder(config: Stage2Config, name: str) -> Stage2Config:
-    if is_run(pathlib.Path(name).expanduser()):
+    if is_run(any_path(name).expanduser()):
         noted = parse(Stage1Config, build.require_kind(name, build.STAGE1))
         section = dataclasses.replace(noted.autoencoder, checkpoint=name)
     else:

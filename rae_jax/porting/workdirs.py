@@ -13,7 +13,7 @@ from rae_jax.checkpointing.experiment import checkpoint_folder, open_workdir
 from rae_jax.checkpointing.manager import CheckpointManager
 from rae_jax.checkpointing.partial_restore import read_leaves, restore_entries
 from rae_jax.configuration.schema import Stage1Config, Stage2Config, as_dict, parse
-from rae_jax.files import new_folder
+from rae_jax.files import AnyPath, new_folder
 from rae_jax.layers.functional import Buffer, abstract, split
 from rae_jax.porting.models import STAGES, Model, of_kind
 from rae_jax.typing import Tree
@@ -26,7 +26,7 @@ BUFFER_GB = 1
 
 
 def write(
-    workdir: str | pathlib.Path,
+    workdir: str | AnyPath,
     model: Model,
     weights: Iterable[tuple[str, nnx.Module]],
     metadata: Mapping[str, Any],
@@ -62,7 +62,7 @@ def _state(model: Model, weights: Iterable[tuple[str, nnx.Module]]) -> dict[str,
     return {name: trees.get(name, only) for name in ("params", "ema", "buffers")}
 
 
-def describe(workdir: str | pathlib.Path, kind: str) -> Model:
+def describe(workdir: str | AnyPath, kind: str) -> Model:
     """The model of a run, whose sizes its settings and its newest checkpoint tell.
 
     Raises:
@@ -98,7 +98,7 @@ def _latent_shape(
     return side, side, channels
 
 
-def read(workdir: str | pathlib.Path, model: Model, which: str) -> nnx.Module:
+def read(workdir: str | AnyPath, model: Model, which: str) -> nnx.Module:
     """The module with one set of weights, "ema" or "raw", of the newest sound checkpoint."""
     definition, params, buffers = split(abstract(model.make), nnx.Param, Buffer)
     wanted = {WEIGHTS[which]: model.entry(params), "buffers": model.entry(buffers)}

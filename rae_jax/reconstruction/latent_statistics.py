@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rae_jax.files import replacing
+from rae_jax.files import any_path, replacing
 from rae_jax.typing import Array, Bool, Float
 
 EPSILON = 1e-5
@@ -91,8 +91,9 @@ class LatentStatistics:
             FileNotFoundError: If there is no such file.
             ValueError: If the file holds something else.
         """
+        located = any_path(path)
         try:
-            with open(path, "rb") as file, np.load(file) as arrays:
+            with located.open("rb") as file, np.load(file) as arrays:
                 mean, variance, count = arrays["mean"], arrays["variance"], int(arrays["count"])
                 encoder = str(arrays["encoder"]) if "encoder" in arrays else ""
         except FileNotFoundError:

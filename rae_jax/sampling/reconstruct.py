@@ -11,6 +11,7 @@ from rae_jax.checkpointing.experiment import open_workdir
 from rae_jax.configuration.schema import ReconstructionConfig, as_dict
 from rae_jax.data.sources.image_folder import ImageFolder, read_image
 from rae_jax.data.transforms import center_crop, squash
+from rae_jax.files import WORK_FOLDER, local_path
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.base import Autoencoder
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
@@ -92,8 +93,9 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
         if not getattr(config, name):
             raise ValueError(f"{name} is not set; set --config.{name} to {what}")
     require_one_process("reconstructing to files")
-    paths = _image_paths(pathlib.Path(config.input))
-    _require_apart(pathlib.Path(workdir), paths)
+    folder = local_path(workdir, WORK_FOLDER).absolute()
+    paths = _image_paths(local_path(config.input, "the images to reconstruct"))
+    _require_apart(folder, paths)
     reconstruct = Reconstructor(
         config.checkpoint,
         weights=config.weights,
@@ -101,7 +103,7 @@ def reconstruct_files(config: ReconstructionConfig, workdir: str | pathlib.Path)
         image_size=config.image_size,
     )
     # Not before all is there: the folder may be one of the user's own, named by mistake.
-    folder = open_workdir(workdir, KIND, as_dict(config), ("batch_size",), results=[PICTURE])
+    open_workdir(folder, KIND, as_dict(config), ("batch_size",), results=[PICTURE])
     prepare = {"center": center_crop, "squash": squash}[config.crop]
     shown: list[np.ndarray] = []
     with progress_bar(len(paths), description="reconstructing", unit="image") as bar:

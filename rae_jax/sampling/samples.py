@@ -2,8 +2,6 @@
 
 import collections
 import math
-import pathlib
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from jax.sharding import Mesh
 from rae_jax.build.meshes import frozen_shardings, require_heads
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import SamplingConfig, as_dict
+from rae_jax.files import AnyPath, absolute, local_copy, remove_folder
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.sampling.generate import Generator
@@ -49,7 +48,7 @@ _RESULTS = (NPZ, f"{_SHARDS}/*.npy")
 _PICTURE_SIDE, _PICTURED = 2600, 12
 
 
-def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib.Path:
+def make_samples(config: SamplingConfig, workdir: str | AnyPath) -> AnyPath:
     """Generates the images of `config` into `workdir`, or goes on where a call was interrupted.
 
     Writes `samples.npz` (`arr_0` uint8 [N, H, W, 3], `arr_1` labels), `samples.png` with the
@@ -72,7 +71,7 @@ def make_samples(config: SamplingConfig, workdir: str | pathlib.Path) -> pathlib
     )
     noted = KIND, _settings(config, steps), _MAY_CHANGE, _RESULTS, as_dict(SamplingConfig())
     require_experiment(workdir, *noted)
-    path = pathlib.Path(workdir).absolute() / NPZ
+    path = absolute(workdir) / NPZ
     if from_main(np.asarray(path.exists())):
         if is_main_process():
             logging.info("%s is there already", path)
@@ -149,7 +148,7 @@ def whole_batch(config: SamplingConfig, mesh: Mesh) -> int:
 
 
 def _make_missing(
-    generate: _Batches, config: SamplingConfig, labels: np.ndarray, folder: pathlib.Path
+    generate: _Batches, config: SamplingConfig, labels: np.ndarray, folder: AnyPath
 ) -> None:
     """Makes the images that no shard holds, and writes those of this process."""
     there = np.zeros(len(labels), bool)
@@ -185,7 +184,7 @@ def _make_missing(
 
 
 def _write_own(
-    index: Int[np.ndarray, " n"], images: Array, folder: pathlib.Path, *, save_png: bool
+    index: Int[np.ndarray, " n"], images: Array, folder: AnyPath, *, save_png: bool
 ) -> None:
     """Writes what this process has of the images number `index`; rows beyond them are filling."""
     rows, own = own_rows(images)
@@ -201,7 +200,7 @@ def _write_own(
         write_shard(folder / _SHARDS, int(consecutive[0]), part)
 
 
-def _require_all(shards: Sequence[Shard], num_images: int, folder: pathlib.Path) -> None:
+def _require_all(shards: Sequence[Shard], num_images: int, folder: AnyPath) -> None:
     lost = missing(shards, num_images)
     if len(lost):
         raise ValueError(
@@ -210,15 +209,16 @@ def _require_all(shards: Sequence[Shard], num_images: int, folder: pathlib.Path)
         )
 
 
-def _clean_up(path: pathlib.Path, config: SamplingConfig) -> None:
+def _clean_up(path: AnyPath, config: SamplingConfig) -> None:
     """Leaves a finished set without its shards, and with PNGs if they are wanted."""
-    shutil.rmtree(path.parent / _SHARDS, ignore_errors=True)
+    remove_folder(path.parent / _SHARDS)
     if config.save_png:
-        images = open_images(path)
         there = {file.name for file in (path.parent / _PNG).glob("*.png")}
-        for number, name in enumerate(map(png_name, range(len(images)))):
-            if name not in there:
-                save_png(path.parent / _PNG / name, images[number])
+        with local_copy(path) as copy:
+            images = open_images(copy)
+            for number, name in enumerate(map(png_name, range(len(images)))):
+                if name not in there:
+                    save_png(path.parent / _PNG / name, images[number])
 
 
 def pictured(labels: Int[np.ndarray, " N"], side: int) -> tuple[Int[np.ndarray, " n"], int]:

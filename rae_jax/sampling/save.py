@@ -5,11 +5,11 @@ import pathlib
 import struct
 import zipfile
 from collections.abc import Iterable, Sequence
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
-from rae_jax.files import replacing
+from rae_jax.files import AnyPath, any_path, replacing
 from rae_jax.monitoring.image_grids import save_png
 from rae_jax.typing import Int, UInt8
 
@@ -17,7 +17,7 @@ _IMAGES, _LABELS = "arr_0.npy", "arr_1.npy"
 
 
 def save_npz(
-    path: str | pathlib.Path,
+    path: str | AnyPath,
     images: Iterable[UInt8[np.ndarray, "n H W 3"]],
     labels: Int[np.ndarray, " N"] | None,
     *,
@@ -37,7 +37,7 @@ def save_npz(
     Raises:
         ValueError: The path has another ending, or there are not as many images as labels.
     """
-    path = pathlib.Path(path)
+    path = any_path(path)
     if path.suffix != ".npz":
         raise ValueError(f"the file name must end in .npz, got {path.name!r}")
     total = num_images if labels is None else len(labels)
@@ -92,7 +92,7 @@ def open_images(path: str | pathlib.Path) -> np.ndarray:
         return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape)
 
 
-def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the array in an open npy file, which is left at the first value.
 
     Raises:
@@ -119,11 +119,11 @@ def png_name(index: int) -> str:
 
 
 def save_pngs(
-    folder: str | pathlib.Path,
+    folder: str | AnyPath,
     images: UInt8[np.ndarray, "N H W 3"],
     first_index: int = 0,
     names: Sequence[str] | None = None,
-) -> list[pathlib.Path]:
+) -> list[AnyPath]:
     """Writes one PNG per image, called by its sample index ("000017.png") or by `names`.
 
     Args:
@@ -142,7 +142,7 @@ def save_pngs(
         names = [png_name(first_index + index) for index in range(len(images))]
     if len(names) != len(images):
         raise ValueError(f"expected one name per image, got {len(names)} for {len(images)}")
-    paths = [pathlib.Path(folder) / name for name in names]
+    paths = [any_path(folder) / name for name in names]
     # Compression, which takes most of the time, leaves other threads free to run.
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(save_png, paths, images))

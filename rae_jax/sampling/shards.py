@@ -1,14 +1,15 @@
 """Images of a set that is not finished yet: files `START-STOP.npy` in a folder, written once."""
 
 import dataclasses
-import pathlib
+import os
 import re
 from collections.abc import Iterator, Sequence
+from typing import IO, cast
 
 import numpy as np
 from absl import logging
 
-from rae_jax.files import replacing
+from rae_jax.files import AnyPath, any_path, local_copy, replacing
 from rae_jax.sampling.save import read_header
 from rae_jax.typing import Int, UInt8
 
@@ -20,29 +21,27 @@ _BLOCK_BYTES = 2**23
 class Shard:
     """The images number `start` to `stop`, the last one excluded, in a file."""
 
-    path: pathlib.Path
+    path: AnyPath
     start: int
     stop: int
 
 
-def write_shard(
-    folder: str | pathlib.Path, start: int, images: UInt8[np.ndarray, "n H W 3"]
-) -> Shard:
+def write_shard(folder: str | AnyPath, start: int, images: UInt8[np.ndarray, "n H W 3"]) -> Shard:
     """Writes consecutive images, the first of which is number `start`; whole or not at all."""
     stop = start + len(images)
-    path = pathlib.Path(folder) / f"{start:08d}-{stop:08d}.npy"
+    path = any_path(folder) / f"{start:08d}-{stop:08d}.npy"
     with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, images)
     return Shard(path, start, stop)
 
 
-def find_shards(folder: str | pathlib.Path, image_shape: tuple[int, int, int]) -> list[Shard]:
+def find_shards(folder: str | AnyPath, image_shape: tuple[int, int, int]) -> list[Shard]:
     """The whole shards in `folder` in the order of their images, none of which is in two of them.
 
     Files cut short, as a machine that loses power can leave them, are passed over aloud.
     """
     found: list[Shard] = []
-    for path in sorted(pathlib.Path(folder).glob("*.npy")):
+    for path in sorted(any_path(folder).glob("*.npy")):
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue
@@ -56,13 +55,14 @@ def find_shards(folder: str | pathlib.Path, image_shape: tuple[int, int, int]) -
 
 def _is_whole(shard: Shard, image_shape: tuple[int, int, int]) -> bool:
     expected = (shard.stop - shard.start, *image_shape)
-    with shard.path.open("rb") as file:
+    with cast(IO[bytes], shard.path.open("rb")) as file:
         try:
             shape, dtype = read_header(file)
         except ValueError:
             return False
         size = file.tell() + int(np.prod(expected))
-    return shape == expected and dtype == np.uint8 and shard.path.stat().st_size == size
+        found = file.seek(0, os.SEEK_END)
+    return shape == expected and dtype == np.uint8 and found == size
 
 
 def missing(shards: Sequence[Shard], num_images: int) -> Int[np.ndarray, " M"]:
@@ -76,7 +76,7 @@ def missing(shards: Sequence[Shard], num_images: int) -> Int[np.ndarray, " M"]:
 def read_blocks(shards: Sequence[Shard]) -> Iterator[UInt8[np.ndarray, "n H W 3"]]:
     """All images in order, some megabytes at a time."""
     for shard in shards:
-        with shard.path.open("rb") as file:
+        with local_copy(shard.path) as copy, copy.open("rb") as file:
             (count, *image_shape), dtype = read_header(file)
             size = int(np.prod(image_shape))
             rows = max(_BLOCK_BYTES // size, 1)
@@ -91,5 +91,6 @@ def read_images(shards: Sequence[Shard], index: Int[np.ndarray, " n"]) -> np.nda
     images = []
     for number in index:
         shard = shards[np.searchsorted(starts, number, side="right") - 1]
-        images.append(np.load(shard.path, mmap_mode="r")[number - shard.start])
+        with local_copy(shard.path) as copy:
+            images.append(np.load(copy, mmap_mode="r")[number - shard.start].copy())
     return np.stack(images)

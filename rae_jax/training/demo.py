@@ -14,7 +14,7 @@ from rae_jax.configuration.schema import DemoConfig, SamplingConfig, as_dict
 from rae_jax.data.sources.digits import Digits
 from rae_jax.evaluation.digits import DigitJudge
 from rae_jax.evaluation.reconstruction import psnr
-from rae_jax.files import replacing
+from rae_jax.files import WORK_FOLDER, local_path, replacing
 from rae_jax.monitoring.curves import draw_panels, read_metrics
 from rae_jax.monitoring.image_grids import grid, save_png
 from rae_jax.monitoring.writers import METRICS_FILE
@@ -43,11 +43,12 @@ def run(config: DemoConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     Returns:
         What `metrics.json` holds.
     """
+    folder = local_path(workdir, WORK_FOLDER).absolute()
     for name in ("stage1", "stage2"):
         if "jsonl" not in getattr(config, name).loop.writers:
             raise ValueError(f"{name}.loop.writers must include 'jsonl', which losses.png is from")
-    folder = open_workdir(
-        workdir,
+    open_workdir(
+        folder,
         "demo",
         as_dict(config),
         may_change=[f"{stage}.{name}" for stage in ("stage1", "stage2") for name in MAY_CHANGE],

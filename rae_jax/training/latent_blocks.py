@@ -7,14 +7,13 @@ tree of `MergeTree`; so what comes out does not depend on which process did what
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from rae_jax.files import replacing
+from rae_jax.files import AnyPath, replacing
 from rae_jax.reconstruction.latent_statistics import (
     BatchMoments,
     LatentStatistics,
@@ -94,7 +93,7 @@ class Blocks:
         whole = momentum_combine(merged) if self._task.momentum else merged[0].statistics()
         return dataclasses.replace(whole, encoder=self._task.encoder)
 
-    def save(self, path: pathlib.Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Writes all of them; an older file is replaced at once by a complete one."""
         nodes = list(self._nodes())
         columns = {
@@ -106,7 +105,7 @@ class Blocks:
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, task=task, places=places, **columns)  # pyright: ignore[reportArgumentType]
 
-    def load(self, folder: pathlib.Path) -> "Blocks":
+    def load(self, folder: AnyPath) -> "Blocks":
         """Takes in what the files in `folder` hold; those that cannot be read are told of.
 
         Raises:
@@ -119,7 +118,7 @@ class Blocks:
                 self._take(path, content["places"], content["columns"])
         return self
 
-    def _take(self, path: pathlib.Path, places: list[list[int]], columns: dict[str, list]) -> None:
+    def _take(self, path: AnyPath, places: list[list[int]], columns: dict[str, list]) -> None:
         there = self.done()
         if any(there[self._blocks(*place)].any() for place in places):
             logging.warning("%s holds blocks that another file holds too; it is passed over", path)
@@ -128,7 +127,7 @@ class Blocks:
             node = self._kind(**{name: column[row] for name, column in columns.items()})
             self._trees[rank].add(node, index, level)
 
-    def _require_same(self, path: pathlib.Path, there: dict[str, Any]) -> None:
+    def _require_same(self, path: AnyPath, there: dict[str, Any]) -> None:
         here = dataclasses.asdict(self._task)
         different = [
             f"{name} {there.get(name)!r} there, {here[name]!r} now"
@@ -152,7 +151,7 @@ class Blocks:
         return slice((index << level) * ranks + rank, ((index + 1) << level) * ranks, ranks)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _read(path: AnyPath) -> dict[str, Any] | None:
     """What a file holds; None if it is damaged."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:

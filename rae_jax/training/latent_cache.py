@@ -19,7 +19,7 @@ from rae_jax.data.latents import LatentManifest
 from rae_jax.data.records import MANIFEST, Shard
 from rae_jax.data.shards import checksum, write_shard
 from rae_jax.data.sources.base import LabelledSource, Selection
-from rae_jax.files import replacing
+from rae_jax.files import WORK_FOLDER, local_path, replacing
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.base import LatentMoments, latent_moments
 from rae_jax.monitoring.progress import progress_bar
@@ -52,6 +52,7 @@ def cache_latents(config: LatentCacheConfig, workdir: str | pathlib.Path) -> pat
         FloatingPointError: Latents are not finite.
         ValueError: Settings do not fit, or the folder holds something else.
     """
+    folder = local_path(workdir, WORK_FOLDER).absolute()
     noted = (
         KIND,
         as_dict(config),
@@ -59,16 +60,16 @@ def cache_latents(config: LatentCacheConfig, workdir: str | pathlib.Path) -> pat
         (f"{_NOTES}/[0-9]*.json",),
         as_dict(LatentCacheConfig()),
     )
-    require_experiment(workdir, *noted)
+    require_experiment(folder, *noted)
     source = build.source(config.data)
-    shards = _Shards(pathlib.Path(workdir).absolute(), len(source), config.images_per_shard)
+    shards = _Shards(folder, len(source), config.images_per_shard)
     missing = shards.missing()
     if not missing and shards.manifest.exists():
         logging.info("%s is complete, with the right checksums", shards.folder)
         return shards.folder
     job = _Job(config, source)
     shards.require_same(job.manifest)
-    open_workdir(workdir, *noted)
+    open_workdir(folder, *noted)
     shards.begin(job.manifest)
     share = missing[jax.process_index() :: jax.process_count()]
     records = job.records([index for number in share for index in shards.images(number)])

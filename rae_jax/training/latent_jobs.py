@@ -1,8 +1,6 @@
 """Jobs over the latents of a whole data set."""
 
 import json
-import pathlib
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,7 @@ from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import StatisticsConfig, as_dict
 from rae_jax.data import pipeline
 from rae_jax.data.sources.base import Selection, Source
-from rae_jax.files import replacing
+from rae_jax.files import AnyPath, absolute, local_path, remove_folder, replacing
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.monitoring.progress import progress_bar
@@ -37,7 +35,7 @@ _PARTIAL = "partial"
 _MAY_CHANGE = ("data.num_threads", "data.num_workers", "save_seconds", "reference")
 
 
-def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) -> pathlib.Path:
+def compute_statistics(config: StatisticsConfig, workdir: str | AnyPath) -> AnyPath:
     """Mean and variance of the features of every image, in one pass.
 
     The images are cut into blocks of `batch_size`, every device takes whole blocks by itself, and
@@ -57,7 +55,7 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
         ValueError: Settings do not fit, or the folder or the reference hold something else.
     """
     reference = read_reference(config.reference) if config.reference else None
-    path = pathlib.Path(workdir).absolute() / STATISTICS_FILE
+    path = absolute(workdir) / STATISTICS_FILE
     finished = bool(from_main(np.asarray(path.exists())))
     noted = (
         "statistics",
@@ -81,7 +79,7 @@ def compute_statistics(config: StatisticsConfig, workdir: str | pathlib.Path) ->
     if reference is not None:
         _require_comparable(reference, config.reference, statistics.mean.shape, statistics.encoder)
     if is_main_process():
-        shutil.rmtree(path.parent / _PARTIAL, ignore_errors=True)
+        remove_folder(path.parent / _PARTIAL)
         module = Statistics(statistics.mean, statistics.variance)
         write_torch(path.parent / TORCH_FILE, convert.export(STATISTICS, module))
         if reference is not None:
@@ -115,7 +113,7 @@ class _Job:
         self._devices = jax.local_devices()
         self._moments = _moments_per_device(autoencoder, self._devices)
 
-    def go_through(self, folder: pathlib.Path) -> None:
+    def go_through(self, folder: AnyPath) -> None:
         """Takes the moments of this process's share of what no file in `folder` holds."""
         done = from_main(Blocks(self._task).load(folder).done())
         share = np.array_split(np.flatnonzero(~done), jax.process_count())[jax.process_index()]
@@ -128,7 +126,7 @@ class _Job:
         wait_for_all("statistics.taken")
 
     def _take(
-        self, share: Int[np.ndarray, " n"], path: pathlib.Path, advance: Callable[[float], object]
+        self, share: Int[np.ndarray, " n"], path: AnyPath, advance: Callable[[float], object]
     ) -> None:
         """Takes the moments of some blocks into a file."""
         own = Blocks(self._task)
@@ -162,7 +160,7 @@ class _Job:
             finish(*pending)
         own.save(path)
 
-    def join(self, folder: pathlib.Path) -> LatentStatistics:
+    def join(self, folder: AnyPath) -> LatentStatistics:
         """Statistics of the blocks in the files of all processes.
 
         Raises:
@@ -200,7 +198,7 @@ def read_reference(path: str) -> LatentStatistics:
     """
     if path.endswith(".npz"):
         return LatentStatistics.load(path)
-    if not pathlib.Path(path).is_file():
+    if not local_path(path, "reference").is_file():
         raise FileNotFoundError(f"no latent statistics at {path}; correct the reference")
     published = load_statistics(path)
     mean, variance = published.mean[...], published.variance[...]
@@ -223,7 +221,7 @@ def _require_comparable(
 
 
 def _compare(
-    path: pathlib.Path, statistics: LatentStatistics, reference: LatentStatistics, name: str
+    path: AnyPath, statistics: LatentStatistics, reference: LatentStatistics, name: str
 ) -> None:
     """Tells how far the statistics are from the reference, in the log and in a file."""
     difference = statistics.difference(reference)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from rae_jax import build
 from rae_jax.configuration.schema import PretrainingConfig
+from rae_jax.files import WORK_FOLDER, local_path
 from rae_jax.layers.functional import Buffer, Definition, abstract, split
 from rae_jax.models.auxiliary.masked_autoencoder import MaskedAutoencoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
@@ -37,7 +38,8 @@ def train(config: PretrainingConfig, workdir: str | pathlib.Path) -> pathlib.Pat
     Returns:
         The encoder's folder, as `load_encoder` reads it.
     """
-    folder = run.train(KIND, make_job, config, workdir)
+    folder = local_path(workdir, WORK_FOLDER).absolute()
+    run.train(KIND, make_job, config, folder)
     definition, params, buffers = split(abstract(lambda: _model(config)), nnx.Param, Buffer)
     _, *trees = build.restore_model(str(folder), params, buffers)
     model = definition.merge(*trees)

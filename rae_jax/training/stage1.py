@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,6 +12,7 @@ from rae_jax import build
 from rae_jax.build import judging
 from rae_jax.configuration.schema import GANConfig, Stage1Config
 from rae_jax.data.sources.base import Source
+from rae_jax.files import AnyPath
 from rae_jax.layers.functional import Buffer, Frozen, abstract, split
 from rae_jax.models.auxiliary.dino_discriminator import DINO, DINODiscriminator, SpectralVector
 from rae_jax.models.auxiliary.lpips import LPIPS
@@ -41,7 +41,7 @@ from rae_jax.typing import Array, Tree
 _PREVIEWED = 8
 
 
-def train(config: Stage1Config, workdir: str | pathlib.Path) -> pathlib.Path:
+def train(config: Stage1Config, workdir: str | AnyPath) -> AnyPath:
     """Trains, or goes on with, the decoder of `config` in `workdir`; see `run.train`."""
     return run.train(build.STAGE1, make_job, config, workdir)
 

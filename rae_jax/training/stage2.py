@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from rae_jax.configuration.schema import (
     Stage2Config,
 )
 from rae_jax.data.sources.base import LabelledSource
+from rae_jax.files import AnyPath
 from rae_jax.layers.functional import Buffer, split
 from rae_jax.models.compute import Compute
 from rae_jax.models.denoisers.base import TransformerDenoiser
@@ -46,7 +46,7 @@ _PREVIEWED = 16
 _UNGUIDED = GuidanceConfig()
 
 
-def train(config: Stage2Config, workdir: str | pathlib.Path) -> pathlib.Path:
+def train(config: Stage2Config, workdir: str | AnyPath) -> AnyPath:
     """Trains, or goes on with, the denoiser of `config` in `workdir`; see `run.train`."""
     return run.train(build.STAGE2, make_job, config, workdir)
 

@@ -6,6 +6,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from rae_jax.files import local_path
 from rae_jax.weights.published import REPOSITORIES
 
 BUILTIN = "builtin:"
@@ -31,7 +32,7 @@ def resolve(name: str, files: Sequence[str], *, revision: str | None = None) -> 
     if name.startswith(BUILTIN):
         _require_no_revision(name, revision)
         return _builtin(name.removeprefix(BUILTIN))
-    folder = pathlib.Path(name).expanduser()
+    folder = local_path(name, "a model's folder").expanduser()
     if folder.is_dir():
         _require_no_revision(name, revision)
         return folder

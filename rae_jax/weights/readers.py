@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from rae_jax.files import any_path, local_path
 from rae_jax.weights.checkpoints import flat
 from rae_jax.weights.errors import WeightFileError
 from rae_jax.weights.torch_files import read_torch
@@ -60,7 +61,7 @@ class SafetensorFile(Mapping[str, np.ndarray]):
             FileNotFoundError: If there is no such file.
             WeightFileError: If it is not a complete safetensors file.
         """
-        self._path = pathlib.Path(path)
+        self._path = local_path(path, "weights")
         if not self._path.is_file():
             raise FileNotFoundError(f"no weight file at {path}")
         try:
@@ -138,7 +139,7 @@ def read_json(path: str | os.PathLike[str]) -> dict:
         FileNotFoundError: If there is no such file.
         WeightFileError: If it holds no JSON object.
     """
-    path = pathlib.Path(path)
+    path = any_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     try:
@@ -166,7 +167,7 @@ def read_tensors(path: str | os.PathLike[str], stem: str = "model") -> Mapping[s
         FileNotFoundError: If there are no weights.
         WeightFileError: If a file is damaged, of another format, or holds anything else.
     """
-    path = pathlib.Path(path)
+    path = local_path(path, "weights")
     if path.is_dir():
         path = _weights_in(path, stem)
     return ShardedTensors(path) if path.name.endswith(INDEX_SUFFIX) else _read_file(path)

@@ -21,7 +21,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from rae_jax.files import replacing
+from rae_jax.files import local_path, replacing
 from rae_jax.weights.errors import WeightFileError
 from rae_jax.weights.torch_archive import Archive, ArchiveError
 from rae_jax.weights.torch_legacy import LegacyFile, is_legacy
@@ -78,7 +78,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         FileNotFoundError: There is no such file.
         WeightFileError: It is damaged, of another format, or holds anything else.
     """
-    path = pathlib.Path(path)
+    path = local_path(path, "weights")
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
     try:

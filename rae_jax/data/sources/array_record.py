@@ -2,12 +2,12 @@
 
 import operator
 import os
-import pathlib
 from typing import SupportsIndex
 
 from rae_jax.data.records import read_manifest, unpack
 from rae_jax.data.shards import ShardReader
 from rae_jax.data.sources.base import Record, record
+from rae_jax.files import local_path
 
 
 class ArrayRecords:
@@ -28,7 +28,7 @@ class ArrayRecords:
     def __init__(self, path: str | os.PathLike[str], split: str = ""):
         if not os.fspath(path):
             raise ValueError("the folder of ArrayRecord shards is not set; set data.path")
-        self._folder = pathlib.Path(path) / split
+        self._folder = local_path(path, "data.path") / split
         manifest = read_manifest(self._folder)
         remedy = "fetch it again, or pack it again with tools/prepare_dataset.py"
         self._records = ShardReader(self._folder, manifest.shards, remedy=remedy)

@@ -3,7 +3,6 @@
 import functools
 import operator
 import os
-import pathlib
 from typing import SupportsIndex
 
 import numpy as np
@@ -13,6 +12,7 @@ from rae_jax.data.latents import read_latent_manifest
 from rae_jax.data.shards import ShardReader
 from rae_jax.data.sources.base import Record
 from rae_jax.data.transforms import is_mirrored
+from rae_jax.files import local_path
 
 READ = "read"
 """Name of the function of a record that reads it: `read(mirrored)`."""
@@ -39,7 +39,7 @@ class CachedLatents:
     def __init__(self, path: str | os.PathLike[str]):
         if not os.fspath(path):
             raise ValueError("the folder of cached latents is not set; set data.path")
-        self._folder = pathlib.Path(path)
+        self._folder = local_path(path, "data.path")
         self.manifest = read_latent_manifest(self._folder)
         self.classes = self.manifest.classes
         remedy = "fetch it again, or run tools/cache_latents.py again"

@@ -9,6 +9,7 @@ import numpy as np
 
 from rae_jax.data.decoding import decode
 from rae_jax.data.sources.base import Record, record
+from rae_jax.files import local_path
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """File names that count as images, in any case."""
@@ -65,7 +66,7 @@ class ImageFolder:
     def __init__(self, path: str | os.PathLike[str], split: str = ""):
         if not os.fspath(path):
             raise ValueError("the image folder is not set; set data.path")
-        folder = pathlib.Path(path) / split
+        folder = local_path(path, "data.path") / split
         if not folder.is_dir():
             raise FileNotFoundError(_missing(pathlib.Path(path), split))
         self._folder = folder

@@ -2,12 +2,12 @@
 
 import operator
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 from rae_jax.data.decoding import decode
 from rae_jax.data.sources.base import Record, record
+from rae_jax.files import local_path
 
 
 class TensorFlowDataset:
@@ -74,8 +74,9 @@ class TensorFlowDataset:
 
 
 def _builder(tfds: Any, path: str) -> Any:
-    if pathlib.Path(path).is_dir():
-        if not (pathlib.Path(path) / "dataset_info.json").exists():
+    folder = local_path(path, "data.path")
+    if folder.is_dir():
+        if not (folder / "dataset_info.json").exists():
             raise FileNotFoundError(
                 f"no dataset_info.json in {path}; name the folder of a version, such as "
                 "tensorflow_datasets/imagenet2012/5.1.0"
