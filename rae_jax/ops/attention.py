@@ -1,12 +1,19 @@
 """Scaled dot-product attention behind one name."""
 
+import math
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
+from rae_jax.ops.flash_attention import flash_attention
 from rae_jax.typing import Array, Float
 
-Implementation = Literal["xla", "cudnn"]
+Implementation = Literal["xla", "cudnn", "flash"]
+
+_HEADS_AT_A_TIME = 8
+_LARGE = 2**20
+"""Logits, 4 MB of them, from which on they fall out of the caches of a processor."""
 
 
 def attention(
@@ -22,8 +29,44 @@ def attention(
         query: Queries.
         key: Keys.
         value: Values.
-        implementation: None lets JAX choose, "xla" or "cudnn" insist.
+        implementation: None takes what is fast on the platform, "xla" or "cudnn" insist. "flash"
+            is `flash_attention`, for TPUs.
     """
-    # It mixes bfloat16 with the float32 of the softmax, which strict promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    if implementation == "flash":
+        return flash_attention(query, key, value)
+
+    def whole(query: Array, key: Array, value: Array) -> Array:
+        # It mixes bfloat16 with the float32 of the softmax, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+
+    batch, count, heads, _ = query.shape
+    small = batch * heads * count * key.shape[1] < _LARGE
+    # One after another, heads that lie on several devices would have to be moved.
+    if implementation is not None or small or jax.sharding.get_abstract_mesh().size > 1:
+        return whole(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, cpu=_few_heads_at_a_time, default=whole)
+
+
+def _few_heads_at_a_time(
+    query: Float[Array, "B N heads head_dim"],
+    key: Float[Array, "B M heads head_dim"],
+    value: Float[Array, "B M heads head_dim"],
+) -> Float[Array, "B N heads head_dim"]:
+    """Attention whose logits stay in the caches, as the backward pass makes them anew."""
+    batch, count, heads, size = query.shape
+    together = math.gcd(batch * heads, _HEADS_AT_A_TIME)
+
+    def in_groups(tokens: Array, order: tuple[int, ...]) -> Array:
+        ordered = tokens.transpose(order)
+        return ordered.reshape(-1, together, *ordered.shape[2:])
+
+    def mix(group: tuple[Array, Array, Array]) -> Array:
+        query, key, value = group
+        logits = jnp.matmul(query, key, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(logits * size**-0.5).astype(value.dtype) @ value
+
+    rows = in_groups(query, (0, 2, 1, 3)), in_groups(key, (0, 2, 3, 1))
+    groups = *rows, in_groups(value, (0, 2, 1, 3))
+    mixed = jax.lax.map(jax.checkpoint(mix, prevent_cse=False), groups)
+    return mixed.reshape(batch, heads, count, size).transpose(0, 2, 1, 3)

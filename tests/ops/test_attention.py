@@ -25,3 +25,24 @@ def test_gradients_in_bfloat16_stay_close():
     for close, gradient in zip(rounded, exact, strict=True):
         assert close.dtype == jnp.bfloat16
         np.testing.assert_allclose(close.astype(jnp.float32), gradient, rtol=0, atol=0.05)
+
+
+def test_many_logits_give_what_few_do_with_gradients():
+    # So many that on CPU the heads come a few at a time, twelve in groups of four.
+    arrays = [example((2, n, 6, 8)) for n in (300, 301, 301)]
+
+    def values(implementation):
+        def loss(*arrays):
+            mixed = attention(*arrays, implementation=implementation)
+            return jnp.square(mixed).sum(), mixed
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
+
+    (gradients, mixed), (expected_gradients, expected) = values(None), values("xla")
+    np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-6)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5)
+    halves = [array.astype(jnp.bfloat16) for array in arrays]
+    rounded = jax.jit(attention)(*halves)
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype(jnp.float32), expected, rtol=0, atol=0.02)
