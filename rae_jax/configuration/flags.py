@@ -178,9 +178,11 @@ def launch(run: Callable[..., None], *, takes_words: bool = False) -> None:
 
 
 def _worth_showing(record: Any) -> bool:
-    # Orbax tells of every file it touches, and JAX of every backend it does not find.
-    chatty = any(name in record.pathname for name in ("orbax", "xla_bridge"))
-    return record.levelno >= standard_logging.ERROR or not chatty
+    # Orbax tells of every file it touches, and of errors, which it raises too, page after page.
+    if "orbax" in record.pathname:
+        return logging.level_debug()
+    # JAX tells of every backend it does not find.
+    return record.levelno >= standard_logging.ERROR or "xla_bridge" not in record.pathname
 
 
 def _fail(error: Exception) -> NoReturn:

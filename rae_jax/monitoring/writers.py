@@ -4,6 +4,7 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -74,27 +75,44 @@ class JsonLinesWriter:
 
 
 class TensorBoardWriter:
-    """Event files for TensorBoard; steps after `resume_step` that are already there are purged."""
+    """Event files for TensorBoard; steps after `resume_step` that are already there are purged.
+
+    They are written at once. `SummaryWriter` would hand them to a thread of its own, which ends if
+    a disk is full, and then waits for it forever.
+    """
 
     def __init__(self, folder: str | AnyPath, resume_step: int = 0):
         # Imported here: it takes a second, and runs without TensorBoard need not pay it.
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter, directory_check
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        directory_check(str(folder))
+        # Two starts may fall into the second that names a file.
+        self._file = EventsWriter(f"{folder}/events", f".{resume_step}")
+        self._event, self._summary = Event, summary
         # Events of an interrupted run may carry steps that are about to be repeated.
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+        start = SessionLog(status=SessionLog.START)
+        self._add(resume_step + 1, file_version="brain.Event:2")
+        self._add(resume_step + 1, session_log=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one event per number."""
         for name, value in values.items():
-            self._writer.add_scalar(name, float(value), step)
+            self._add(step, summary=self._summary.scalar(name, float(value)))
+        self._file.flush()
 
     def images(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Adds one event with the picture."""
-        self._writer.add_image(name, image, step, dataformats="HWC")
+        self._add(step, summary=self._summary.image(name, image, dataformats="HWC"))
+        self._file.flush()
 
     def close(self) -> None:
-        """Writes out what is held back."""
-        self._writer.close()
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
 
 
 class WandbWriter:

@@ -1,3 +1,7 @@
+import time
+
+import tqdm.std
+
 from rae_jax.monitoring import progress
 
 
@@ -15,3 +19,16 @@ def test_only_the_main_process_draws(capsys, monkeypatch):
     with progress.progress_bar(3) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+def test_a_clock_that_is_put_back_does_not_stop_the_bar(monkeypatch, capsys):
+    monkeypatch.setattr(tqdm.std, "time", lambda: -1e9)
+    now = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    with progress.progress_bar(4) as bar:
+        for _ in range(4):
+            monkeypatch.setattr(tqdm.std, "time", lambda: -2e9)
+            bar.update()
+    lines = capsys.readouterr().err
+    assert all(f"{step}/4" in lines for step in range(5))
+    assert "-" not in lines
