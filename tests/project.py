@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -84,12 +85,14 @@ class Project:
     def __truediv__(self, path: str) -> pathlib.Path:
         return self.folder / path
 
-    def start(self, *arguments: str) -> subprocess.Popen:
-        """Starts `python ARGUMENTS`."""
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen:
+        """Starts `python ARGUMENTS`, with variables besides those of the project."""
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -20,10 +20,10 @@ def run(config: LatentCacheConfig) -> None:
     from rae_jax.sharding import processes
     from rae_jax.training import latent_cache
 
-    processes.start(**_PROCESSES())
-    folder = latent_cache.cache_latents(config, str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(f"cached latents: {folder}")
+    with processes.joined(**_PROCESSES()):
+        folder = latent_cache.cache_latents(config, str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(f"cached latents: {folder}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ def run(config: StatisticsConfig) -> None:
     from rae_jax.sharding import processes
     from rae_jax.training import latent_jobs
 
-    processes.start(**_PROCESSES())
-    path = latent_jobs.compute_statistics(config, str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(f"latent statistics: {path}")
+    with processes.joined(**_PROCESSES()):
+        path = latent_jobs.compute_statistics(config, str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(f"latent statistics: {path}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ def run(config: ReferenceStatisticsConfig) -> None:
     from rae_jax.evaluation import jobs
     from rae_jax.sharding import processes
 
-    processes.start(**_PROCESSES())
-    path = jobs.compute_reference(config, str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(f"reference statistics: {path}")
+    with processes.joined(**_PROCESSES()):
+        path = jobs.compute_reference(config, str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(f"reference statistics: {path}")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ def run(config: GenerationEvaluationConfig) -> None:
     from rae_jax.evaluation import generation
     from rae_jax.sharding import processes
 
-    processes.start(**_PROCESSES())
-    result = generation.evaluate(config, str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(result.table())
+    with processes.joined(**_PROCESSES()):
+        result = generation.evaluate(config, str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(result.table())
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ def run(config: ReconstructionEvaluationConfig) -> None:
     from rae_jax.evaluation import reconstruction
     from rae_jax.sharding import processes
 
-    processes.start(**_PROCESSES())
-    result = reconstruction.evaluate(config, str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(result.table())
+    with processes.joined(**_PROCESSES()):
+        result = reconstruction.evaluate(config, str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(result.table())
 
 
 if __name__ == "__main__":

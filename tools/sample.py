@@ -17,10 +17,10 @@ def run(config: SamplingConfig) -> None:
     from rae_jax.sampling import samples
     from rae_jax.sharding import processes
 
-    processes.start(**_PROCESSES())
-    path = samples.make_samples(config, str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(f"samples: {path}")
+    with processes.joined(**_PROCESSES()):
+        path = samples.make_samples(config, str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(f"samples: {path}")
 
 
 if __name__ == "__main__":

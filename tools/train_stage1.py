@@ -17,10 +17,10 @@ def run(config: Stage1Config) -> None:
     from rae_jax.sharding import processes
     from rae_jax.training import stage1
 
-    processes.start(**_PROCESSES())
-    folder = stage1.train(_WITH_INIT_FROM(config), str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(f"stage-1 run: {folder}")
+    with processes.joined(**_PROCESSES()):
+        folder = stage1.train(_WITH_INIT_FROM(config), str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(f"stage-1 run: {folder}")
 
 
 if __name__ == "__main__":

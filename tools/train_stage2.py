@@ -17,10 +17,10 @@ def run(config: Stage2Config) -> None:
     from rae_jax.sharding import processes
     from rae_jax.training import stage2
 
-    processes.start(**_PROCESSES())
-    folder = stage2.train(_WITH_INIT_FROM(config), str(_WORKDIR.value))
-    if processes.is_main_process():
-        print(f"stage-2 run: {folder}")
+    with processes.joined(**_PROCESSES()):
+        folder = stage2.train(_WITH_INIT_FROM(config), str(_WORKDIR.value))
+        if processes.is_main_process():
+            print(f"stage-2 run: {folder}")
 
 
 if __name__ == "__main__":

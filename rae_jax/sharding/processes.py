@@ -1,38 +1,152 @@
 """Several processes: their start, who writes, and how arrays of each become global and back."""
 
-import importlib.util
+import atexit
+import contextlib
+import importlib.metadata
+import json
 import math
 import os
-import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
+from rae_jax.configuration.errors import LOST_PROCESS, Stopped, exit_status
+from rae_jax.sharding.launchers import found_environment
 from rae_jax.sharding.mesh import BATCH_AXES, batch_sharding
+from rae_jax.sharding.roll_call import Absent, call_roll
+from rae_jax.sharding.watch import Watch, explain_abort
 from rae_jax.typing import Array, Int, PyTree, Shaped
+
+HEARTBEAT_TIMEOUT, START_TIMEOUT = 60.0, 300.0
+
+
+class Abandoned(Stopped):
+    """Another process of the job is gone, and so this one cannot go on."""
+
+    exit_status = LOST_PROCESS
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    start_timeout: float = START_TIMEOUT,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Joins the processes of one job, as `start` does, and has them end together.
+
+    If one of them meets an error, is killed, or gives no sign of life, the others say which and
+    why, and leave with status 69.
+
+    Args:
+        coordinator_address: See `start`.
+        num_processes: See `start`.
+        process_id: See `start`.
+        heartbeat_timeout: Seconds without a sign of life after which a process counts as gone.
+        start_timeout: See `start`.
+        settings: Name -> text, which must be the same in all processes.
+
+    Raises:
+        Abandoned: Another process is gone, or did not come.
+        ValueError: See `start`; or the processes have different settings.
+    """
+    start(
+        coordinator_address,
+        num_processes,
+        process_id,
+        heartbeat_timeout=heartbeat_timeout,
+        start_timeout=start_timeout,
+    )
+    if not jax.distributed.is_initialized():
+        yield
+        return
+    state = distributed.global_state  # Devices are not asked for yet: that waits for all.
+    watch = Watch(state.process_id, state.num_processes, heartbeat_timeout)
+    try:
+        _require_same(settings or {}, start_timeout)
+        yield
+    except Stopped as stop:  # All of them, after the same step.
+        watch.leave_soon(stop.exit_status)
+        raise
+    except BaseException as error:
+        cause = watch.cause_of(error)
+        ending: BaseException = error if cause is None else Abandoned(f"error: {cause}")
+        watch.tell(ending)
+        # Registered last and so called first: JAX would wait for the others to end well.
+        atexit.register(_exit_at_once, exit_status(ending))
+        if cause is None:
+            raise
+        raise ending from error
+    finally:
+        watch.stop()
+
+
+def _exit_at_once(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _require_same(settings: Mapping[str, str], timeout: float) -> None:
+    """Raises ValueError, in the processes that are to blame, unless all have the same settings."""
+    own = {**settings, "version of jax": jax.__version__, "version of rae_jax": _version()}
+    client: Any = distributed.global_state.client
+    if is_main_process():
+        client.key_value_set("rae_jax/settings", json.dumps(own))
+        return
+    first = json.loads(client.blocking_key_value_get("rae_jax/settings", round(timeout * 1000)))
+    absent = "(absent)"
+    different = [
+        f"  {name}: {first.get(name, absent)} in process 0, {own.get(name, absent)} in this one"
+        for name in sorted(own.keys() | first.keys())
+        if own.get(name, absent) != first.get(name, absent)
+    ]
+    if different:
+        raise ValueError(
+            f"process {jax.process_index()} was started with other settings than process 0:\n"
+            + "\n".join(different)
+            + "\nstart all processes with the same command, but for --process_id"
+        )
+
+
+def _version() -> str:
+    return importlib.metadata.version("rae_jax")
 
 
 def start(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    *,
+    heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    start_timeout: float = START_TIMEOUT,
 ) -> None:
-    """Joins the processes of one job; to be called before anything else of JAX.
+    """Makes the processes of one job one for JAX; to be called before anything else of it.
 
-    Without arguments the hosts of a TPU slice and the tasks of a Slurm step find each other by
-    themselves, and everything else stays a single process. Processes but the first log warnings
-    only.
+    Without arguments the hosts of a TPU slice, the tasks of a Slurm step and the processes of
+    Open MPI's `mpirun` find each other by themselves, and everything else stays a single process.
+    Processes but the first log warnings only.
 
     Args:
         coordinator_address: "host:port" of the first process, with a port that is free there.
         num_processes: How many there are.
         process_id: Number of this one, from 0.
+        heartbeat_timeout: Seconds; JAX ends everybody when a process is not heard of for twice
+            as long.
+        start_timeout: Seconds to wait for the others.
 
     Raises:
+        Abandoned: Some process did not come in time.
         ValueError: Some arguments are given and others are not, or they do not fit.
     """
     arguments = {
@@ -41,18 +155,37 @@ def start(
         "process_id": process_id,
     }
     lacking = [name for name, value in arguments.items() if value is None]
+    patience: dict[str, Any] = {
+        "initialization_timeout": math.ceil(start_timeout),
+        # Later than `Watch`, which says more.
+        "heartbeat_timeout_seconds": math.ceil(2 * heartbeat_timeout),
+    }
     if len(lacking) == len(arguments):
-        if not (_is_tpu_host() or _is_slurm_task()):
+        environment = found_environment()
+        if environment is None:
             return
-        jax.distributed.initialize()
+        explain_abort(
+            f"the processes of this job, which {environment.name} started, did not find each "
+            f"other within {start_timeout:.0f} s"
+        )
+        jax.distributed.initialize(local_device_ids=environment.local_device_ids, **patience)
     else:
         if lacking:
             raise ValueError(
                 "coordinator_address, num_processes and process_id must be given together; "
                 f"missing: {', '.join(lacking)}"
             )
-        _require_fitting(str(coordinator_address), int(num_processes or 0), int(process_id or 0))
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        address, count, number = str(coordinator_address), int(num_processes or 0), process_id or 0
+        _require_fitting(address, count, number)
+        try:
+            call_roll(address, count, number, start_timeout)
+        except Absent as absent:
+            raise Abandoned(f"error: {absent}") from absent
+        explain_abort(f"the {count} processes could not be joined by way of {address}")
+        jax.distributed.initialize(
+            address, count, number, cluster_detection_method="deactivate", **patience
+        )
+    explain_abort("the process 0 of this job, or the way to it, is gone")
     if not is_main_process():
         logging.set_verbosity(logging.WARNING)
 
@@ -69,18 +202,6 @@ def _require_fitting(coordinator_address: str, num_processes: int, process_id: i
             f"process_id must be at least 0 and below num_processes = {num_processes}, got "
             f"{process_id}"
         )
-
-
-def _is_tpu_host() -> bool:
-    if "tpu" not in os.environ.get("JAX_PLATFORMS", "tpu"):
-        return False
-    chips = (pathlib.Path("/dev").glob(pattern) for pattern in ("accel*", "vfio/[0-9]*"))
-    return importlib.util.find_spec("libtpu") is not None and any(map(any, chips))
-
-
-def _is_slurm_task() -> bool:
-    # A script that runs in an allocation, but not under srun, is no task of a step.
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def is_main_process() -> bool:

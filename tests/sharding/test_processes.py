@@ -1,6 +1,3 @@
-import importlib.util
-import pathlib
-
 import jax
 import numpy as np
 import pytest
@@ -67,20 +64,30 @@ def test_trees_are_placed_leaf_by_leaf():
 def joined(monkeypatch):
     """Arguments of the calls that would join processes, which none does here."""
     calls = []
-    for name in ("SLURM_STEP_NUM_TASKS", "JAX_PLATFORMS"):
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JAX_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
+
+    def note(*arguments, **named):
+        calls.append((*arguments, named))
+
+    monkeypatch.setattr(jax.distributed, "initialize", note)
+    monkeypatch.setattr(processes, "call_roll", lambda *arguments: None)
+    monkeypatch.setattr(processes, "explain_abort", lambda message: None)
     return calls
 
 
+PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 120}
+
+
 def test_a_single_process_stays_alone(joined):
-    processes.start()
-    assert joined == []
+    with processes.joined(settings={"workdir": "runs"}):
+        assert joined == []
 
 
 def test_processes_are_joined_as_they_are_told(joined):
     processes.start("node0:1234", 2, 0)
-    assert joined == [("node0:1234", 2, 0)]
+    alone = {"cluster_detection_method": "deactivate"}
+    assert joined == [("node0:1234", 2, 0, {**alone, **PATIENCE})]
 
 
 def test_tasks_of_a_slurm_step_find_each_other(joined, monkeypatch):
@@ -88,21 +95,11 @@ def test_tasks_of_a_slurm_step_find_each_other(joined, monkeypatch):
     processes.start()
     assert joined == []
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    processes.start()
-    assert joined == [()]
-
-
-def test_hosts_of_a_tpu_slice_find_each_other(joined, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(
-        pathlib.Path, "glob", lambda folder, pattern: iter([folder] if pattern == "accel*" else [])
-    )
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    processes.start()
-    assert joined == []
-    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
-    processes.start()
-    assert joined == [()]
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x2)")
+    processes.start(heartbeat_timeout=10.0, start_timeout=20.0)
+    patience = {"initialization_timeout": 20, "heartbeat_timeout_seconds": 20}
+    assert joined == [({"local_device_ids": [], **patience},)]
 
 
 @pytest.mark.parametrize(
