@@ -40,7 +40,7 @@ def test_a_missing_config_lists_those_there_are(project, tool):
     assert message == f"--config is missing; pass one of: {', '.join(CONFIGS)}"
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", sorted({*TOOLS} - {"compile_for_topology"}))
 def test_a_missing_workdir_is_told(project, tool):
     process = project.run(f"tools/{tool}.py", "--config=configs/smoke/stage1.py")
     assert error_of(process) == "--workdir is missing; pass the folder that this run may write to"
@@ -65,6 +65,44 @@ def test_a_missing_workdir_is_told(project, tool):
 def test_wrong_flags_of_training(project, arguments, message):
     base = ("--config=configs/smoke/stage1.py", "--workdir=new")
     assert error_of(project.run("tools/train_stage1.py", *base, *arguments)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config=configs/smoke/stage2.py",), "--topology is missing; pass one such as v5e:16x1"),
+        (
+            ("--config=configs/smoke/stage2.py", "--topology=v9:4"),
+            "--topology must be KIND:SIDExSIDE with one of v5e, v5p, v6e, tpu7x, such as 'v5e:16x",
+        ),
+        (
+            ("--config=configs/smoke/statistics.py", "--topology=cpu:2"),
+            "--config must have the keys of one of Stage1Config, Stage2Config, SamplingConfig, got",
+        ),
+        (
+            (
+                "--config=configs/smoke/sampling.py",
+                "--config.checkpoint=runs/x",
+                "--topology=cpu:2",
+            ),
+            "--denoiser must name the config of the run in runs/x, as there is no single configs/",
+        ),
+        (
+            ("--config=configs/stage2/dit_dh_xl_dinov2_base.py", "--topology=cpu:3"),
+            "global_batch_size must be a multiple of mesh.data x mesh.fsdp = 3, got 1024; the ne",
+        ),
+        (
+            (
+                *("--config=configs/stage2/dit_dh_xl_dinov2_base.py", "--topology=cpu:256"),
+                *("--config.mesh.data=1", "--config.mesh.fsdp=256"),
+            ),
+            "mesh.fsdp must divide the widths of the model; 256 divides none that it could cut of",
+        ),
+    ],
+)
+def test_what_cannot_be_compiled_for_a_topology(project, arguments, message):
+    process = project.run("tools/compile_for_topology.py", *arguments)
+    assert error_of(process).startswith(message)
 
 
 @pytest.mark.parametrize(
