@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO, cast
+from typing import Any
 
 from etils import epath
 
@@ -140,7 +140,7 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         yield copy
 
 
-def open_to_append(path: AnyPath) -> TextIO:
+def open_to_append(path: AnyPath) -> io.TextIOBase:
     """Opens a text file to add lines to; its folder must be there.
 
     Nothing can be added to an object in a bucket, so it is written anew with `flush`, though at
@@ -148,7 +148,7 @@ def open_to_append(path: AnyPath) -> TextIO:
     """
     if isinstance(path, pathlib.Path):
         return path.open("a", encoding="utf-8")
-    return cast(TextIO, _Growing(path))
+    return _Growing(path)
 
 
 class _Growing(io.StringIO):

@@ -1,10 +1,16 @@
 """Settings of the whole test run: eight simulated CPU devices and strict array semantics."""
 
 import atexit
+import importlib.util
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Also for the processes that tests start.
 
@@ -22,6 +28,19 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator["ObjectStore"]:
+    """A server with an empty bucket `gs://test`; each test keeps to a folder of its own."""
+    if importlib.util.find_spec("gcsfs") is None:
+        pytest.skip("gcsfs, of the extra `test`, is not installed")
+    from tests.object_store import ObjectStore
+
+    with ObjectStore("test").served() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        yield store
 
 
 @pytest.fixture(scope="session")

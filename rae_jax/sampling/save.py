@@ -5,7 +5,7 @@ import pathlib
 import struct
 import zipfile
 from collections.abc import Iterable, Sequence
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def open_images(path: str | pathlib.Path) -> np.ndarray:
         return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape)
 
 
-def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the array in an open npy file, which is left at the first value.
 
     Raises:

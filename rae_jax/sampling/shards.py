@@ -4,7 +4,6 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import IO, cast
 
 import numpy as np
 from absl import logging
@@ -55,7 +54,7 @@ def find_shards(folder: str | AnyPath, image_shape: tuple[int, int, int]) -> lis
 
 def _is_whole(shard: Shard, image_shape: tuple[int, int, int]) -> bool:
     expected = (shard.stop - shard.start, *image_shape)
-    with cast(IO[bytes], shard.path.open("rb")) as file:
+    with shard.path.open("rb") as file:
         try:
             shape, dtype = read_header(file)
         except ValueError:
