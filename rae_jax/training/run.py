@@ -203,7 +203,7 @@ def _go_through(
             )
             return folder
         _log_start(job, state, (start_step, num_steps), mesh.size)
-        logging.info("%s", _memory_report(shapes, shardings, job.frozen, frozen_at))
+        logging.info("%s", memory_report(shapes, shardings, job.frozen, frozen_at))
         frozen = place(job.frozen, frozen_at)
         writers = make_writers(config.loop.writers, folder, resume_step=start_step)
         progress = ShowProgress(start_step, num_steps)
@@ -351,7 +351,8 @@ def _log_start(job: Job, state: TrainState, span: tuple[int, int], num_devices: 
     )
 
 
-def _memory_report(state: Any, shardings: Any, frozen: Tree, frozen_at: PyTree) -> str:
+def memory_report(state: Any, shardings: Any, frozen: Tree, frozen_at: PyTree) -> str:
+    """One line on what each part of a state, and the frozen arrays, take on a device."""
     trees = {
         name: (getattr(state, name), getattr(shardings, name))
         for name in _REPORTED

@@ -97,9 +97,15 @@ def test_pmap_gives_the_same_bits(restored, expected):
     [
         lambda restored: on_mesh(restored, make_mesh(), 8),
         lambda restored: on_mesh(restored, make_mesh(data=2, fsdp=2, tensor=2), 8),
+        pytest.param(
+            lambda restored: on_mesh(restored, make_mesh(data=1, fsdp=8), 8), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda restored: on_mesh(restored, make_mesh(data=2, fsdp=4), 8), marks=pytest.mark.slow
+        ),
         lambda restored: by_pmap(restored, 1),
     ],
-    ids=["one a device", "cut parameters", "all on one device"],
+    ids=["one a device", "cut three ways", "cut in 8", "cut in 4", "all on one device"],
 )
 def test_another_number_of_samples_per_device_rounds_otherwise(restored, expected, run):
     assert_close(run(restored), expected)

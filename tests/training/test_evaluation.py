@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,9 @@ from rae_jax.configuration.schema import (
 )
 from rae_jax.evaluation import generation, reconstruction
 from rae_jax.sampling.samples import make_samples
+from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.processes import place
+from rae_jax.sharding.rules import tree_shardings
 from rae_jax.training import evaluation, stage1, stage2
 from tests import pipeline
 from tests.evaluation.extractors import DIGITS, SIZE, digits, digits_extractor
@@ -81,6 +85,26 @@ def test_reconstructions_score_as_those_of_the_finished_run(originals, tmp_path)
     assert online == pytest.approx(expected, rel=1e-4)
     assert noted[2]["evaluation/ema/psnr"] != noted[4]["evaluation/ema/psnr"]
     assert noted[4]["evaluation/ema/psnr"] != noted[4]["evaluation/raw/psnr"]
+
+
+def test_scores_are_those_of_any_mesh(originals):
+    settings = Stage1EvaluationConfig(
+        every="2 steps", num_images=COUNT, batch_size=16, extractor=EXTRACTOR, images=originals
+    )
+    job = stage1.make_job(pipeline.stage1(evaluation=settings))
+    assert job.evaluation is not None
+    shapes, found = jax.eval_shape(job.initial_state), []
+    for sizes in ((8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)):
+        mesh = make_mesh(*sizes)
+        shardings = tree_shardings(shapes, mesh, min_size=1)
+        state = jax.jit(job.initial_state, out_shardings=shardings)()
+        frozen = place(job.frozen, tree_shardings(job.frozen, mesh, min_size=1))
+        with jax.set_mesh(mesh):
+            found.append(job.evaluation(state, frozen, mesh))
+    assert set(found[0]) == {"ema/psnr", "ema/ssim", "ema/rfid"}
+    for other in found[1:]:
+        # Rounded pixels may differ by a level.
+        assert other == pytest.approx(found[0], rel=1e-4)
 
 
 GUIDED = GuidanceConfig(method="classifier_free", scale=2.0)

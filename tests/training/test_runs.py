@@ -2,17 +2,26 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from rae_jax.build.meshes import frozen_shardings
 from rae_jax.checkpointing.experiment import checkpoint_folder
 from rae_jax.checkpointing.record import read_record
-from rae_jax.configuration.schema import ConfigError, EncoderConfig, GuidanceConfig
+from rae_jax.configuration.schema import (
+    ConfigError,
+    EncoderConfig,
+    GuidanceConfig,
+    MeshConfig,
+)
 from rae_jax.data.sources.image_folder import read_image
-from rae_jax.training import loop, stage1, stage2
+from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.rules import tree_shardings
+from rae_jax.training import loop, run, stage1, stage2
 from tests import pipeline
 
 STATE = {"step", "skipped", "params", "buffers", "ema", "optimizer_state", "key"}
@@ -124,6 +133,14 @@ def with_data(config, **changes):
             ),
             "multiple of the encoder's patch size 16, got 40; the nearest below is 32",
         ),
+        (
+            pipeline.stage1(gradient_accumulation=2),
+            "mesh.data x mesh.fsdp x gradient_accumulation = 16, got 8; the nearest above is 16",
+        ),
+        (
+            pipeline.stage1(mesh=MeshConfig(fsdp=2, tensor=4)),
+            "must divide autoencoder.decoder.num_heads = 2, got 4; set mesh.tensor=2",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_the_folder_is_made(config, message, tmp_path):
@@ -148,6 +165,21 @@ def test_what_stage_2_needs_is_checked_before_the_folder_is_made(
     with pytest.raises(error, match=message):
         stage2.train(with_autoencoder(pipeline.stage2(runs), **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("frozen, share", [("cut", 1 / 8), ("whole", 1)])
+def test_the_memory_that_each_part_takes_is_told(frozen, share):
+    config = pipeline.stage1(mesh=MeshConfig(data=1, fsdp=8, frozen=frozen))
+    job, mesh = stage1.make_job(config), make_mesh(1, 8, 1)
+    shapes = jax.eval_shape(job.initial_state)
+    shardings = tree_shardings(shapes, mesh, min_size=1)
+    frozen_at = frozen_shardings(job.frozen, mesh, config.mesh)
+    text = run.memory_report(shapes, shardings, job.frozen, frozen_at)
+    shares = dict(re.findall(r"(\w+) [\d.]+ K?M?B \(([\d.]+)% of", text))
+    assert list(shares) == ["params", "buffers", "ema", "optimizer_state", "frozen"]
+    for name in ("params", "ema", "optimizer_state"):
+        assert float(shares[name]) == pytest.approx(12.5, abs=0.5)
+    assert float(shares["frozen"]) == pytest.approx(100 * share, abs=5)
 
 
 def test_stage_2_trains_without_decoder_and_statistics(runs):
