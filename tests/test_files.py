@@ -1,8 +1,15 @@
+import dataclasses
+import importlib.util
 import os
+import pathlib
 
 import pytest
 
-from rae_jax.files import new_folder, replacing, require_absent
+from rae_jax import build
+from rae_jax.configuration import schema
+from rae_jax.evaluation import generation, jobs, reconstruction
+from rae_jax.files import absolute, any_path, new_folder, replacing, require_absent
+from rae_jax.training import demo, latent_cache, pretraining
 
 
 @pytest.fixture
@@ -73,3 +80,59 @@ def test_nothing_takes_the_place_of_what_is_there(tmp_path):
         with pytest.raises(FileExistsError, match=f"{path.name} is there already"):
             require_absent(path)
     require_absent(tmp_path / "other")
+
+
+@pytest.mark.parametrize("path", ["gs:/bucket/run", "gs://", "gs:///run", "s3://bucket/run"])
+def test_other_addresses_are_never_taken_for_local_folders(path):
+    with pytest.raises(ValueError, match=f"a local one or gs://bucket/..., got '{path}'"):
+        any_path(path)
+    with pytest.raises(ValueError, match="a local one or gs://bucket"):
+        with replacing(path):
+            pass
+
+
+def test_paths_that_only_look_alike_are_local():
+    for path in ("gs/bucket", "runs/gs:/x", "./gs:/x", "/runs/stage1", "C:/x", ""):
+        assert any_path(path) == pathlib.Path(path)
+    assert absolute("runs") == pathlib.Path.cwd() / "runs"
+
+
+def test_a_bucket_without_its_package_is_told_by_the_name_of_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="gs://bucket needs a package .* the extra `gcs`"):
+        any_path("gs://bucket/run")
+
+
+def test_new_folders_are_local_only():
+    with pytest.raises(ValueError, match="must be on a local file system, got gs://bucket/new"):
+        with new_folder("gs://bucket/new"):
+            pass
+    with pytest.raises(ValueError, match="must be on a local file system, got gs://bucket/new"):
+        require_absent("gs://bucket/new")
+
+
+JOBS = {
+    "cache_latents": (latent_cache.cache_latents, schema.LatentCacheConfig),
+    "demo": (demo.run, schema.DemoConfig),
+    "evaluate_generation": (generation.evaluate, schema.GenerationEvaluationConfig),
+    "evaluate_reconstruction": (reconstruction.evaluate, schema.ReconstructionEvaluationConfig),
+    "pack_images": (jobs.pack, schema.PackingConfig),
+    "pretrain_demo_encoder": (pretraining.train, schema.PretrainingConfig),
+    "reference_statistics": (jobs.compute_reference, schema.ReferenceStatisticsConfig),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_jobs_that_cannot_use_a_bucket_refuse_at_once(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, config = JOBS[name]
+    with pytest.raises(ValueError, match="this job must be on a local file system, got gs://b/run"):
+        run(config(), "gs://b/run")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "array_record", "tfds"])
+def test_data_is_not_read_from_a_bucket(kind):
+    config = dataclasses.replace(schema.DataConfig(), source=kind, path="gs://b/images")
+    with pytest.raises(ValueError, match="data.path must be on a local file system"):
+        build.source(config)
