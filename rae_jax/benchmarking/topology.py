@@ -156,7 +156,7 @@ class Compiled:
     fits: bool
     seconds: float
     needed: str
-    memory: Mapping[str, float]
+    memory: Mapping[str, int]
     operations: float
     work: Work | None
 
