@@ -41,7 +41,7 @@ PEERS = pathlib.Path("tests", "benchmarking", "peers")
 
 
 def _peer(name: str) -> str:
-    """The module of a peer by its name, or its file."""
+    """The file of a peer by its name, or as it is given."""
     if name.endswith(".py"):
         return name
     legal = {file.stem for file in PEERS.glob("*.py")} - {"__init__", "torch_side"}
@@ -49,7 +49,7 @@ def _peer(name: str) -> str:
         raise ValueError(f"peers are in {PEERS}, which is not here; go where the repository is")
     if name not in legal:
         raise ValueError(f"unknown peer {name!r}: {nearest(name, legal)}")
-    return ".".join((*PEERS.parts, name))
+    return str(PEERS / f"{name}.py")
 
 
 def run(words: list[str]) -> None:
