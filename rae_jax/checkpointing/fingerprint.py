@@ -46,8 +46,9 @@ _jitted_bit_sum = jax.jit(_bit_sum)
 
 
 def _sums(tree: PyTree) -> list[Array]:
-    # Leaf by leaf: one program of all would hold the bits of all at a time.
-    return [_jitted_bit_sum(leaf) for leaf in jax.tree.leaves(tree)]
+    # Leaf by leaf: one program of all would hold the bits of all at a time. And one after the
+    # other: sums over devices that are under way together can wait for each other forever on CPU.
+    return [jax.block_until_ready(_jitted_bit_sum(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
 def signature(tree: PyTree) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 
 from rae_jax.configuration.schema import LoopConfig
 from tests.faults.starts import LOOP, Run
@@ -14,10 +15,17 @@ SIZE = "6m"
 FULL_AFTER = 4
 
 
+def wait_for_first_save(run: pathlib.Path) -> None:
+    """Returns when the checkpoint of step 3 is complete, which may take longer than the steps."""
+    while not (run / "checkpoints" / "3").exists():
+        time.sleep(0.01)
+
+
 def fill(filler: pathlib.Path, step: int) -> None:
     """Leaves room for lines of metrics, not for a checkpoint."""
     if step != FULL_AFTER:
         return
+    wait_for_first_save(filler.parent / "run")
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
@@ -28,7 +36,8 @@ def fill(filler: pathlib.Path, step: int) -> None:
 
 def main(disk: pathlib.Path) -> None:
     """Prints a JSON value of what happened."""
-    run, filler = Run("stage1", disk / "run"), disk / "filler"
+    # What it prints goes elsewhere: a full disk does not take the error either.
+    run, filler = Run("stage1", disk / "run", log=disk.with_suffix(".log")), disk / "filler"
     # The writers that there are by default.
     loop = {"loop": dataclasses.replace(LOOP, writers=LoopConfig().writers)}
     process = run.start(at_step=functools.partial(fill, filler), pause=0.1, config=loop)

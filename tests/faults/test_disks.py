@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -46,7 +47,7 @@ def test_a_full_disk_ends_the_run_at_once_and_costs_nothing_that_is_saved(disk, 
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["status"] == 2
+    assert told["status"] == 2, told["log"]
     (error,) = [line for line in told["log"].splitlines() if line.startswith("error: ")]
     assert "No space left on device" in error
     # Not long after the disk was full, and with a checkpoint that is whole.
@@ -67,15 +68,16 @@ def test_a_disk_that_may_not_be_written_is_told_before_anything_is_loaded(disk):
     assert "Traceback" not in done.stderr
 
 
-def limit(step):
+def limit(folder, step):
     if step == 5:
+        small_disk.wait_for_first_save(folder)
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
 
 
 def test_files_that_may_not_grow_end_the_run_and_cost_nothing_that_is_saved(tmp_path):
     """As on a full disk, for which no right to mount is needed."""
     run = Run("stage1", tmp_path / "run")
-    process = run.start(at_step=limit, pause=0.1)
+    process = run.start(at_step=functools.partial(limit, run.folder), pause=0.1)
     process.join()
     assert process.exitcode == 2, run.log.read_text()
     assert "error: the checkpoint of step 6 cannot be written to" in run.log.read_text()
