@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from flax import nnx
 
 from rae_jax.diffusion.losses import FlowMatching
 from rae_jax.diffusion.time_sampling import TimeDistribution
+from rae_jax.layers import stack
 from rae_jax.layers.adaln_block import BlockStyle
 from rae_jax.layers.functional import Buffer, freeze, split
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
@@ -22,7 +24,7 @@ from rae_jax.models.denoisers.lightning_dit import LightningDiT, LightningDiTCon
 from rae_jax.models.encoders.mae import MAEEncoder
 from rae_jax.reconstruction import objective
 from rae_jax.reconstruction.objective import DecoderLoss, PhaseStarts
-from rae_jax.sharding.mesh import make_mesh
+from rae_jax.sharding.mesh import batch_sharding, make_mesh
 from rae_jax.sharding.processes import global_batch, place
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.training import loop
@@ -202,6 +204,45 @@ def without_levels(monkeypatch):
 @pytest.mark.parametrize("name, mesh", [("l1", "1x8x1"), ("small lightning_dit", "2x2x2")])
 def test_a_step_on_a_mesh_is_that_on_one_device(name, mesh):
     assert_as_on_one_device(name, mesh)
+
+
+COLLECTIVE = re.compile(
+    r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+)
+
+
+def moved_activations(case: Case, sizes: Sequence[int]) -> list[str]:
+    """Arrays of three axes or more, the first of them the whole batch, that devices exchange."""
+    mesh = make_mesh(*sizes)
+    arguments = [case.state, case.frozen, dict(batch_of(0))]
+    shardings = [tree_shardings(tree, mesh, min_size=1) for tree in arguments[:2]]
+    placed = [
+        jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            sharding,
+        )
+        for tree, sharding in zip(arguments[:2], shardings, strict=True)
+    ]
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=batch_sharding(mesh)),
+        arguments[2],
+    )
+    with jax.set_mesh(mesh):
+        program = loop.jitted(case.step, placed[0], mesh).lower(*placed, batch).compile()
+    found = COLLECTIVE.findall(program.as_text())
+    assert found
+    return [shape for text in found for shape in re.findall(rf"\[{BATCH},\d+,\d[\d,]*\]", text)]
+
+
+def test_layers_move_parameters_and_not_activations():
+    assert moved_activations(case_of("l1"), MESHES["1x8x1"]) == []
+
+
+@pytest.mark.slow
+def test_activations_would_be_moved_if_blocks_did_not_keep_them(monkeypatch):
+    monkeypatch.setattr(stack, "constrain_batch", lambda tokens: tokens)
+    assert moved_activations(CASES["l1"](), MESHES["1x8x1"])
 
 
 @pytest.mark.slow
