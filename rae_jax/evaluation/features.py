@@ -11,6 +11,7 @@ import numpy as np
 from rae_jax import build
 from rae_jax.configuration.schema import AutoencoderConfig, EncoderConfig, ExtractorConfig
 from rae_jax.evaluation.rows import RowFunction
+from rae_jax.files import local_path
 from rae_jax.layers.functional import abstract, split
 from rae_jax.models.auxiliary.inception import Inception
 from rae_jax.ops.images import to_float
@@ -129,7 +130,7 @@ def inception(
     """
     if not str(weights):
         raise ValueError(f"the weights of Inception, {PUBLISHED_FILE}, are not set: {_WHERE}")
-    path = pathlib.Path(weights)
+    path = local_path(weights, "weights")
     if not path.is_file():
         raise FileNotFoundError(
             f"no file {path}, which must be {PUBLISHED_FILE}, the weights of Inception: {_WHERE}"

@@ -24,6 +24,7 @@ from rae_jax.checkpointing.experiment import read_experiment
 from rae_jax.configuration.schema import DataConfig, ImagesConfig
 from rae_jax.data.sources.base import Source
 from rae_jax.data.sources.image_folder import SUFFIXES, ImageFolder, images_below, read_image
+from rae_jax.files import local_path
 from rae_jax.sampling import reconstruct, samples
 from rae_jax.sampling.save import open_images, read_header
 from rae_jax.typing import Int, UInt8
@@ -113,7 +114,7 @@ def open_path(path: str | pathlib.Path) -> ImageSet:
         FileNotFoundError: Nothing is there.
         ValueError: What is there are no images that can be scored together.
     """
-    path = pathlib.Path(path)
+    path = local_path(path, "images")
     if path.is_dir():
         return _from_any_folder(path)
     if not path.exists():

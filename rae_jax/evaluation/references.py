@@ -17,7 +17,7 @@ from rae_jax.configuration.schema import ImagesConfig
 from rae_jax.evaluation.features import INCEPTION, Extractor, Features
 from rae_jax.evaluation.frechet import Moments, StreamingMoments
 from rae_jax.evaluation.images import ARRAY, ImageSet, from_npz, kind_of, npz_keys, open_set
-from rae_jax.files import replacing
+from rae_jax.files import local_path, replacing
 from rae_jax.monitoring.progress import progress_bar
 from rae_jax.sharding.processes import from_all, ordered_rows
 from rae_jax.typing import Int, UInt8
@@ -239,7 +239,7 @@ def open_reference(
 
 def _statistics_in(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path itself, or the file in a work folder of statistics."""
-    folder = pathlib.Path(path)
+    folder = local_path(path, "statistics")
     if not str(path) or kind_of(folder) != STATISTICS:
         return folder
     if not (folder / STATISTICS_FILE).exists():

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
+from rae_jax.files import local_path
 from rae_jax.layers.functional import abstract
 from rae_jax.models.autoencoders.dc import AutoencoderDC
 from rae_jax.models.autoencoders.dc_config import RELEASED, DCConfig
@@ -129,7 +130,7 @@ def save_diffusers(folder: str | os.PathLike[str], autoencoder: AutoencoderDC) -
         folder: Made if need be.
         autoencoder: Any.
     """
-    folder = pathlib.Path(folder)
+    folder = local_path(folder, "a folder to write")
     config, tensors = to_diffusers(autoencoder)
     writers.write_json(folder / "config.json", config.write())
     writers.write_tensors(folder / f"{DIFFUSERS_STEM}.safetensors", tensors)

@@ -14,6 +14,7 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
+from rae_jax.files import local_path
 from rae_jax.layers.functional import Buffer, abstract
 from rae_jax.models.autoencoders.latent_normalization import (
     LatentNormalization,
@@ -186,7 +187,7 @@ def save_diffusers(
     Raises:
         ValueError: diffusers cannot express the autoencoder.
     """
-    folder = pathlib.Path(folder)
+    folder = local_path(folder, "a folder to write")
     config, tensors = to_diffusers(autoencoder, style=style)
     writers.write_json(folder / "config.json", config.write())
     writers.write_tensors(folder / f"{DIFFUSERS_STEM}.safetensors", tensors)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from rae_jax.files import local_path
 from rae_jax.layers.functional import abstract
 from rae_jax.models.encoders.dinov2 import DINOv2Config, DINOv2Encoder
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
@@ -223,7 +224,7 @@ def save_encoder(
     The transformers library reads it too and gives the same features: its final LayerNorm is
     written with gain one and bias zero.
     """
-    folder, config = pathlib.Path(folder), encoder.config
+    folder, config = local_path(folder, "a folder to write"), encoder.config
     means = {"image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std)}
     writers.write_json(folder / "config.json", config.to_hugging_face())
     writers.write_json(folder / "preprocessor_config.json", means)
