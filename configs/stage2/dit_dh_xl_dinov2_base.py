@@ -3,7 +3,8 @@
 Trained as `dit_dh_xl_mae_base.py` says. Decoder and latent statistics come with the published
 autoencoder.
 
-Set `data.path` to a folder with `train/<class>/*`.
+Set `data.path` to a folder with `train/<class>/*`. On TPUs set `dtype` to bfloat16 and `mesh`, on
+a v5e-256 to data=16 and fsdp=16: docs/tpu.md tells what that takes.
 """
 
 from rae_jax.configuration import defaults
