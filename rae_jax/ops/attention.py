@@ -42,8 +42,10 @@ def attention(
 
     batch, count, heads, _ = query.shape
     small = batch * heads * count * key.shape[1] < _LARGE
-    # One after another, heads that lie on several devices would have to be moved.
-    if implementation is not None or small or jax.sharding.get_abstract_mesh().size > 1:
+    # One after another, heads that lie on several devices would have to be moved. Reduced
+    # precision is for accelerators, whose programs shall hold nothing but their own attention.
+    several = jax.sharding.get_abstract_mesh().size > 1
+    if implementation is not None or small or several or value.dtype != jnp.float32:
         return whole(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=_few_heads_at_a_time, default=whole)
 
@@ -63,8 +65,7 @@ def _few_heads_at_a_time(
 
     def mix(group: tuple[Array, Array, Array]) -> Array:
         query, key, value = group
-        logits = jnp.matmul(query, key, preferred_element_type=jnp.float32)
-        return jax.nn.softmax(logits * size**-0.5).astype(value.dtype) @ value
+        return jax.nn.softmax(query @ key * size**-0.5) @ value
 
     rows = in_groups(query, (0, 2, 1, 3)), in_groups(key, (0, 2, 3, 1))
     groups = *rows, in_groups(value, (0, 2, 1, 3))
