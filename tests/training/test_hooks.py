@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import pytest
 
 from rae_jax.checkpointing.manager import CheckpointManager
+from rae_jax.configuration.errors import ConfigError
+from rae_jax.configuration.parts import LoopConfig
 from rae_jax.training import hooks, loop
 from tests.training import toy
 
@@ -117,3 +119,31 @@ def test_a_profile_is_recorded(tmp_path):
 def test_intervals_must_be_positive():
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         hooks.StopOnNonFinite(0)
+
+
+def test_checkpoints_to_keep_are_saved_out_of_turn(tmp_path):
+    with CheckpointManager(tmp_path, keep_last=1, keep_every=6) as manager:
+        loop.run(
+            toy.train_step,
+            toy.create(jax.random.key(0)),
+            toy.batches(0),
+            start_step=0,
+            num_steps=13,
+            hooks=[hooks.SaveCheckpoint(4, manager, {})],
+        )
+        assert manager.steps() == [6, 12, 13]
+
+
+def test_a_check_at_several_intervals_fetches_at_no_other_step():
+    hook = hooks.StopOnNonFinite((4, 6))
+    with jax.transfer_guard_device_to_host("disallow"):
+        _drive(hook, [1, 1, float("nan")])
+    with pytest.raises(FloatingPointError, match="at step 3, .* steps 1 to 4"):
+        _drive(hook, [1], start=3)
+
+
+def test_what_to_keep_is_a_duration_or_nothing():
+    assert LoopConfig().keep_every == ""
+    LoopConfig(keep_every="50 epochs")
+    with pytest.raises(ConfigError, match="keep_every must be above 0, or '' for none"):
+        LoopConfig(keep_every="0 epochs")
