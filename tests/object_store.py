@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _OBJECT = re.compile(r"(?:/download|/upload)?/storage/v1/b/([^/]+)/o(?:/(.+))?")
+_ACTION = re.compile(r"(.+?)/(rewriteTo|copyTo|moveTo|compose)(?:/(?:b|o)/(.+))?")
+_BOUNDARY = re.compile(r"boundary=['\"]?([^'\";]+)")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)")
 
 
@@ -263,9 +265,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> tuple[int, dict[str, str], bytes]:
         store = self._store
         if method == "POST":
-            source, action, target = re.fullmatch(
-                r"(.+?)/(rewriteTo|copyTo|moveTo|compose)(?:/(?:b|o)/(.+))?", path
-            ).groups()
+            asked = _ACTION.fullmatch(path)
+            if asked is None:
+                raise Refused(404)
+            source, action, target = asked.groups()
             if action == "compose":
                 parts = [urllib.parse.unquote(s["name"]) for s in json.loads(body)["sourceObjects"]]
                 content = b"".join(store.get(bucket, part, {}).content for part in parts)
@@ -336,8 +339,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _parts(self, body: bytes) -> list[bytes]:
         """Contents of the parts of a body, without their headers."""
-        boundary = re.search(r"boundary=['\"]?([^'\";]+)", self.headers["Content-Type"])[1]
-        begin = b"--" + boundary.encode()
+        boundary = _BOUNDARY.search(self.headers["Content-Type"])
+        if boundary is None:
+            raise Refused(400)
+        begin = b"--" + boundary[1].encode()
         # What ends the lines of one client may end the content of another.
         end = b"\r\n" if body.startswith(begin + b"\r\n") else b"\n"
         parts = (end + body).split(end + begin)[1:-1]

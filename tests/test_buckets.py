@@ -84,10 +84,14 @@ def test_metrics_and_pictures(bucket):
 
 def test_tensorboard_writes_its_events_there(bucket):
     (writer,) = make_writers(["tensorboard"], f"{BASE}/events")
-    writer.scalars(1, {"loss": 0.5})
-    writer.close()
+    writer.scalars(1, {"first": 0.5})
     (name,) = bucket.names("test/files/events/tensorboard")
-    assert b"loss" in bucket.read(f"test/{name}")
+    uploads = bucket.get("test", name, {}).generation
+    writer.scalars(2, {"second": 0.5})
+    assert bucket.get("test", name, {}).generation == uploads
+    writer.close()
+    content = bucket.read(f"test/{name}")
+    assert content.index(b"first") < content.index(b"second")
 
 
 def test_the_note_of_a_run(bucket):

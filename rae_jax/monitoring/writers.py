@@ -23,6 +23,7 @@ from rae_jax.sharding.processes import is_main_process
 from rae_jax.typing import UInt8
 
 METRICS_FILE = "metrics.jsonl"
+_BUCKET_SECONDS = 120.0
 
 
 @runtime_checkable
@@ -77,8 +78,9 @@ class JsonLinesWriter:
 class TensorBoardWriter:
     """Event files for TensorBoard; steps after `resume_step` that are already there are purged.
 
-    They are written at once. `SummaryWriter` would hand them to a thread of its own, which ends if
-    a disk is full, and then waits for it forever.
+    They are written at once, or in a bucket, where that writes the whole file anew, at most every
+    two minutes and in the end. `SummaryWriter` would hand them to a thread of its own, which ends
+    if a disk is full, and then waits for it forever.
     """
 
     def __init__(self, folder: str | AnyPath, resume_step: int = 0):
@@ -91,6 +93,7 @@ class TensorBoardWriter:
         # Two starts may fall into the second that names a file.
         self._file = EventsWriter(f"{folder}/events", f".{resume_step}")
         self._event, self._summary = Event, summary
+        self._pause, self._flushed = (_BUCKET_SECONDS if is_remote(folder) else 0.0), -math.inf
         # Events of an interrupted run may carry steps that are about to be repeated.
         start = SessionLog(status=SessionLog.START)
         self._add(resume_step + 1, file_version="brain.Event:2")
@@ -100,16 +103,21 @@ class TensorBoardWriter:
         """Adds one event per number."""
         for name, value in values.items():
             self._add(step, summary=self._summary.scalar(name, float(value)))
-        self._file.flush()
+        self._flush()
 
     def images(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Adds one event with the picture."""
         self._add(step, summary=self._summary.image(name, image, dataformats="HWC"))
-        self._file.flush()
+        self._flush()
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def _flush(self) -> None:
+        if time.monotonic() - self._flushed >= self._pause:
+            self._file.flush()
+            self._flushed = time.monotonic()
 
     def _add(self, step: int, **content: Any) -> None:
         self._file.write_event(self._event(step=step, wall_time=time.time(), **content))

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from rae_jax.porting.inspection import inspect
 from tests.object_store import ObjectStore, Refused
 from tests.project import ROOT
 
@@ -61,23 +62,24 @@ def metrics(text: str) -> dict[int, dict[str, float]]:
 
 
 def test_killed_runs_go_on_and_end_as_local_ones(bucket, tmp_path):
-    finished(start(str(tmp_path / "local"), tmp_path / "local.npz"))
+    local = start(str(tmp_path / "local"), tmp_path / "local.npz")
     base, folder = "gs://test/run", "test/run"
     result = tmp_path / "bucket.npz"
     # In the very first save.
     killed_at(bucket, "stage1/checkpoints/2/state/.*manifest", base, result)
     assert bucket.names(f"{folder}/stage1/checkpoints/2/")
-    assert not [n for n in bucket.names(f"{folder}/stage1/checkpoints/2/commit") if n]
+    assert bucket.names(f"{folder}/stage1/checkpoints/2/commit") == []
+    finished(local)
     # In the last save, of which nothing but the mark of completeness is lacking.
     killed_at(bucket, "stage2/checkpoints/4/commit_success.txt", base, result)
     assert bucket.names(f"{folder}/stage2/checkpoints/2/commit_success.txt")
     assert bucket.names(f"{folder}/stage2/checkpoints/4/state/commit_success.txt")
     said = finished(start(base, result))
     assert "going on after step 2" in said
-    with np.load(tmp_path / "local.npz") as local, np.load(result) as remote:
-        assert sorted(local) == sorted(remote)
-        for name in local:
-            assert local[name].tobytes() == remote[name].tobytes(), name
+    with np.load(tmp_path / "local.npz") as expected, np.load(result) as found:
+        assert sorted(expected) == sorted(found)
+        for name in expected:
+            assert expected[name].tobytes() == found[name].tobytes(), name
     local_lines = metrics((tmp_path / "local" / "stage2" / "metrics.jsonl").read_text())
     lines = metrics(bucket.read(f"{folder}/stage2/metrics.jsonl").decode())
     # Lines of the last seconds before a kill may be lost.
@@ -85,11 +87,7 @@ def test_killed_runs_go_on_and_end_as_local_ones(bucket, tmp_path):
     assert lines == {step: local_lines[step] for step in lines}
     assert not (tmp_path / "gs:").exists()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["local"]
-    inspected = subprocess.run(
-        [sys.executable, ROOT / "tools" / "inspect_checkpoint.py", f"--source={base}/stage2"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert "checkpoint of step 4" in inspected.stdout, inspected.stderr
+    shown: list[str] = []
+    inspect(f"{base}/stage2", statistics=False, say=shown.append)
+    assert shown[0] == "work folder of a stage2 run"
+    assert shown[1].startswith("checkpoint of step 4")
