@@ -23,6 +23,7 @@ from rae_jax.benchmarking.report import Row
 from rae_jax.sharding.memory import memory
 
 _GIB = 2**30
+_LARGEST_HOST = 8
 _MXU_LANES = {"v5e": 4 * 128**2, "v5p": 8 * 128**2, "v6e": 4 * 256**2, "tpu7x": 4 * 256**2}
 """Multiply-adds of a device in one cycle, which give its clock; that of v5e and v6e agrees with the
 cycles that the compiler estimates for large products."""
@@ -110,7 +111,8 @@ def topology(name: str) -> Topology:
             "compiling for TPUs needs libtpu, which is not installed: pip install 'rae_jax[tpu]'"
         )
     # Chips of one host: the name does not tell, and slices below a host's size need it.
-    host = sides if math.prod(sides) <= 8 else chip.host
+    alone = chip.axes == 2 and math.prod(sides) <= _LARGEST_HOST
+    host = sides if alone else chip.host
     bounds = [min(ours, side) for ours, side in zip((*host, 1)[:3], (*sides, 1)[:3], strict=True)]
     # Else libtpu looks for the machine that it is not on, and for nobody else who compiles.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -125,7 +127,8 @@ def topology(name: str) -> Topology:
             platform="tpu", topology_name=f"{kind}:{match[2]}", chips_per_host_bounds=bounds
         )
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise ValueError(f"there is no slice {name!r}: {_first_line(error)}") from None
+        unknown = f"there is no slice {name!r}" if "INVALID" in str(error) else "libtpu fails"
+        raise ValueError(f"{unknown}: {_first_line(error)}") from None
     return Topology(name, chip, found.devices)
 
 
