@@ -141,7 +141,7 @@ def start(
         coordinator_address: "host:port" of the first process, with a port that is free there.
         num_processes: How many there are.
         process_id: Number of this one, from 0.
-        heartbeat_timeout: Seconds; JAX ends everybody when a process is not heard of for twice
+        heartbeat_timeout: Seconds; JAX ends everybody when a process is not heard of for thrice
             as long.
         start_timeout: Seconds to wait for the others.
 
@@ -158,7 +158,7 @@ def start(
     patience: dict[str, Any] = {
         "initialization_timeout": math.ceil(start_timeout),
         # Later than `Watch`, which says more.
-        "heartbeat_timeout_seconds": math.ceil(2 * heartbeat_timeout),
+        "heartbeat_timeout_seconds": math.ceil(3 * heartbeat_timeout),
     }
     if len(lacking) == len(arguments):
         environment = found_environment()
@@ -310,6 +310,13 @@ def _placed(leaf: Shaped[Array, "..."] | Shaped[np.ndarray, "..."], sharding: Sh
     # `device_put` would have all processes compare what they hold, byte by byte.
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def fetched(array: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:
+    """A global array as NumPy's, in every process; all of them must ask for it."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def own_rows(array: Shaped[Array, "B ..."]) -> tuple[Int[np.ndarray, " n"], np.ndarray]:

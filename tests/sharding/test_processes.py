@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from rae_jax.sharding.processes import (
     place,
     wait_for_all,
 )
+from tests.processes import free_address
 
 
 def test_batch_is_cut_over_data_and_fsdp():
@@ -76,7 +81,7 @@ def joined(monkeypatch):
     return calls
 
 
-PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 120}
+PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 180}
 
 
 def test_a_single_process_stays_alone(joined):
@@ -98,7 +103,7 @@ def test_tasks_of_a_slurm_step_find_each_other(joined, monkeypatch):
     monkeypatch.setenv("SLURM_LOCALID", "0")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x2)")
     processes.start(heartbeat_timeout=10.0, start_timeout=20.0)
-    patience = {"initialization_timeout": 20, "heartbeat_timeout_seconds": 20}
+    patience = {"initialization_timeout": 20, "heartbeat_timeout_seconds": 30}
     assert joined == [({"local_device_ids": [], **patience},)]
 
 
@@ -116,3 +121,50 @@ def test_arguments_that_do_not_fit_are_refused(joined, arguments, message):
     with pytest.raises(ValueError, match=message):
         processes.start(*arguments)
     assert joined == []
+
+
+JOIN = """
+import jax
+from rae_jax.sharding import processes
+with processes.joined(start_timeout=120.0, settings={"seed": "0"}):
+    print(jax.process_index(), jax.process_count(), processes.agreed(True))
+"""
+
+
+def slurm(rank):
+    return {
+        **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"},
+        **{"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"},
+        **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+    }
+
+
+def open_mpi(rank):
+    return {
+        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+        **{"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+        **{"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)},
+    }
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("variables", [slurm, open_mpi])
+def test_processes_join_by_what_their_launcher_has_set(variables):
+    port = free_address().rpartition(":")[2]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            env={**os.environ, **variables(rank), "JAX_COORDINATOR_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=200)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0]
+    for rank in range(2):
+        assert f"{rank} 2 True" in said[rank]
