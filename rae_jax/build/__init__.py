@@ -158,7 +158,7 @@ def batches(
 def evaluation_batches(
     records: Source, config: schema.DataConfig, *, batch_size: int
 ) -> Iterator[pipeline.Batch]:
-    """Every record once, in order.
+    """Every record once, in order; the same ones in every process.
 
     Raises:
         ValueError: The data section asks for random crops or flips.
@@ -167,8 +167,6 @@ def evaluation_batches(
         records,
         batch_size=batch_size,
         transforms=transformations(config),  # pyright: ignore[reportArgumentType]
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         num_threads=config.num_threads,
     )
 

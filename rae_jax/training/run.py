@@ -424,8 +424,7 @@ def _hooks(
         # First, so that a state that went wrong is neither drawn nor saved.
         batch_of = functools.partial(_records, job)
         hooks = [StopOnNonFinite((log_every, save_every, keep_every), batch_of), log]
-    # Previews are drawn from host arrays, which no single process has where there are several.
-    if job.preview is not None and jax.process_count() == 1:
+    if job.preview is not None:
         draw = functools.partial(_preview, job.preview, frozen, writers)
         hooks.append(Every(preview_every, draw))
     if job.evaluation is not None:

@@ -22,6 +22,7 @@ from rae_jax.monitoring.writers import Writer
 from rae_jax.ops.images import to_float, to_uint8
 from rae_jax.reconstruction.adversarial import DISCRIMINATOR_LOSSES
 from rae_jax.reconstruction.objective import DecoderLoss, PhaseStarts
+from rae_jax.sharding.processes import fetched
 from rae_jax.training import run
 from rae_jax.training.evaluation import ReconstructionEvaluation
 from rae_jax.training.initialization import initial_decoder
@@ -187,7 +188,7 @@ def _preview(
     drawn = jax.jit(reconstruct)
 
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
-        pictures = np.asarray(drawn(state.ema, state.buffers, frozen, images))
+        pictures = fetched(drawn(state.ema, state.buffers, frozen, images))
         for writer in writers:
             rows = grid(np.concatenate([images, pictures]), columns=count)
             writer.images(step, "reconstructions", rows)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -25,6 +24,7 @@ from rae_jax.models.denoisers.base import TransformerDenoiser
 from rae_jax.monitoring.image_grids import grid
 from rae_jax.monitoring.writers import Writer
 from rae_jax.sampling.generate import Generator
+from rae_jax.sharding.processes import fetched
 from rae_jax.training import run
 from rae_jax.training.evaluation import SampleEvaluation
 from rae_jax.training.initialization import initial_denoiser
@@ -201,9 +201,10 @@ def _preview(config: Stage2Config, generator: Callable[..., Generator]) -> Previ
     def preview(step: int, state: TrainState, frozen: Tree, writers: Sequence[Writer]) -> None:
         weights = {"denoiser": (state.ema, state.buffers)}
         for name, function in generate.items():
-            images = function(weights, frozen, key, jnp.asarray(index), jnp.asarray(labels))
+            images = function(weights, frozen, key, index, labels)
+            picture = grid(fetched(images), columns=8)
             for writer in writers:
-                writer.images(step, name, grid(np.asarray(images), columns=8))
+                writer.images(step, name, picture)
 
     return preview
 
