@@ -11,7 +11,7 @@ from rae_jax.training import stage1
 from tests.checkpointing.states import assert_same_bits
 from tests.faults.starts import STEPS, Run, config, unbroken
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.faults import small_disk
 from tests.faults.starts import Run, unbroken
 from tests.project import ROOT
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def in_own_mounts(*script: str) -> subprocess.CompletedProcess:

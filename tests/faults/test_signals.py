@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.starts import STEPS, Run, unbroken
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
