@@ -85,8 +85,8 @@ def run(words: list[str]) -> None:
             tables.setdefault(name, []).extend(rows)
         if _OUTPUT.value:
             report.write(_OUTPUT.value, command, tables)
-    for document in _DOCUMENT.value if tables else ():
-        report.update(document, command, tables)
+        for document in _DOCUMENT.value:
+            report.update(document, command, tables)
     if len(request.parts) > 1:
         print("\n\n".join(report.table(rows) for rows in tables.values()))
     if failed:
