@@ -87,15 +87,16 @@ class TensorBoardWriter:
         # Imported here: it takes a second, and runs without TensorBoard need not pay it.
         from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter, directory_check
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
 
         directory_check(str(folder))
         # Two starts may fall into the second that names a file.
         self._file = EventsWriter(f"{folder}/events", f".{resume_step}")
-        self._event, self._summary = Event, summary
+        messages: Any = event_pb2  # Its names are made when it is imported.
+        self._event, self._summary = messages.Event, summary
         self._pause, self._flushed = (_BUCKET_SECONDS if is_remote(folder) else 0.0), -math.inf
         # Events of an interrupted run may carry steps that are about to be repeated.
-        start = SessionLog(status=SessionLog.START)
+        start = messages.SessionLog(status=messages.SessionLog.START)
         self._add(resume_step + 1, file_version="brain.Event:2")
         self._add(resume_step + 1, session_log=start)
 
