@@ -74,6 +74,8 @@ def stage2(make: Callable[[], TransformerDenoiser], accumulation: int) -> Case:
     )
     encoder, frozen = split(freeze(autoencoder))
     denoiser, params, buffers = split(filled(make), nnx.Param, Buffer)
+    # Smaller weights than that keep rounding from growing through the modulations.
+    params = jax.tree.map(lambda leaf: 0.3 * leaf, params)
     step = Stage2Step(
         denoiser,
         encoder,
