@@ -5,8 +5,6 @@ import contextlib
 import importlib.metadata
 import json
 import math
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -77,24 +75,18 @@ def joined(
         yield
     except Stopped as stop:  # All of them, after the same step.
         watch.leave_soon(stop.exit_status)
+        watch.stop()
         raise
     except BaseException as error:
         cause = watch.cause_of(error)
         ending: BaseException = error if cause is None else Abandoned(f"error: {cause}")
         watch.tell(ending)
         # Registered last and so called first: JAX would wait for the others to end well.
-        atexit.register(_exit_at_once, exit_status(ending))
+        atexit.register(watch.leave, exit_status(ending))
         if cause is None:
             raise
         raise ending from error
-    finally:
-        watch.stop()
-
-
-def _exit_at_once(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    watch.stop()
 
 
 def _require_same(settings: Mapping[str, str], timeout: float) -> None:

@@ -104,18 +104,23 @@ class Watch:
         return found
 
     def tell(self, error: BaseException) -> None:
-        """Lets the others know what ended this process, and gives them the time to hear it."""
+        """Lets the others know what ends this process, which is to call `leave` at its end."""
         self._ending.set()
         self._note(Failure(self._process, socket.gethostname(), str(error) or repr(error), False))
         self.leave_soon(exit_status(error))
-        self.stop()
-        # Process 0 is the one by way of which they hear.
+
+    def leave(self, status: int) -> None:
+        """Ends the process at once; process 0, by way of which all hear, as the last one."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._say(_LEFT)
         deadline = time.monotonic() + 2 * _GRACE
         while self._process == 0 and time.monotonic() < deadline:
             signs = self._signs()
             if all(signs.get(number) == _LEFT for number in self._others - self._silent()):
                 break
             time.sleep(self._interval / 2)
+        os._exit(status)
 
     def _silent(self) -> set[int]:
         failure = self._failure

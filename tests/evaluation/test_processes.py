@@ -1,7 +1,6 @@
 """Evaluations by two processes of two devices each give what one process gives."""
 
 import pathlib
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from rae_jax.evaluation.reconstruction import PairCollector, make_measures
 from rae_jax.evaluation.references import compute
 from rae_jax.sharding.processes import from_all, ordered_rows
 from tests.evaluation.extractors import digits, digits_extractor
+from tests.processes import free_address
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNT = 75
@@ -23,10 +23,10 @@ SCRIPT = textwrap.dedent(
     import sys
     import jax
 
-    rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    rank, address, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
+    jax.distributed.initialize(address, num_processes=2, process_id=rank)
 
     import numpy as np
     from rae_jax.configuration.schema import EncoderConfig
@@ -57,12 +57,10 @@ SCRIPT = textwrap.dedent(
 def test_two_processes_score_as_one(tmp_path):
     pictures = digits("test", COUNT)
     np.savez(tmp_path / "images.npz", arr_0=pictures)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    address = free_address()
     command = [sys.executable, "-c", SCRIPT]
     processes = [
-        subprocess.Popen([*command, str(rank), str(port), str(tmp_path)], cwd=ROOT)
+        subprocess.Popen([*command, str(rank), address, str(tmp_path)], cwd=ROOT)
         for rank in range(2)
     ]
     assert [process.wait(timeout=200) for process in processes] == [0, 0]

@@ -1,7 +1,6 @@
 """Samples by real processes, two devices each, killed on the way and gone on with."""
 
 import signal
-import socket
 import time
 
 import numpy as np
@@ -9,7 +8,9 @@ import pytest
 
 from rae_jax.data.sources.image_folder import read_image
 from rae_jax.sampling.shards import find_shards
-from tests.project import Project, completed, error_of, succeeded
+from tests import processes
+from tests.processes import finish, said
+from tests.project import Project, completed, error_of
 from tests.sampling.trained import stage2_run
 
 pytestmark = pytest.mark.multiprocess
@@ -26,35 +27,8 @@ def project(runs, tmp_path_factory):
 
 def start(project, workdir, *overrides, num_processes=1, num_devices=2):
     """Starts so many processes that make one set."""
-    flags = project.environment["XLA_FLAGS"]
-    project.environment["XLA_FLAGS"] = (
-        f"{flags} --xla_force_host_platform_device_count={num_devices}"
-    )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     arguments = project.tool("sample", "sampling", workdir, "--config.checkpoint=stage2")
-    together = (f"--coordinator_address={address}", f"--num_processes={num_processes}")
-    try:
-        return [
-            project.start(
-                *arguments,
-                *overrides,
-                *((*together, f"--process_id={rank}") if num_processes > 1 else ()),
-            )
-            for rank in range(num_processes)
-        ]
-    finally:
-        project.environment["XLA_FLAGS"] = flags
-
-
-def finish(processes):
-    return [succeeded(completed(process)) for process in processes]
-
-
-def said(process):
-    # The library that connects processes without accelerators tells of it.
-    return [line for line in process.stdout.splitlines() if not line.startswith("[Gloo]")]
+    return processes.start(project, [*arguments, *overrides], num_processes, num_devices)
 
 
 def arrays(folder):
@@ -99,15 +73,15 @@ def test_one_process_of_one_device_makes_the_same_but_for_rounding(project, alon
     assert (difference > 0).mean() < 1e-3
 
 
-def killed(project, workdir, processes):
+def killed(project, workdir, started):
     """Kills the processes when they have written some shards, and gives those."""
     folder = project / workdir / "shards"
     deadline = time.monotonic() + 200
     while len(list(folder.glob("*.npy"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
-    for process in processes:
+    for process in started:
         process.send_signal(signal.SIGKILL)
-    for process in processes:
+    for process in started:
         completed(process)
     assert not (project / workdir / "samples.npz").exists()
     return find_shards(folder, SHAPE)
@@ -116,8 +90,8 @@ def killed(project, workdir, processes):
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 1)])
 def test_what_is_killed_goes_on_with_what_is_missing(project, alone, before, after):
     workdir = f"killed_{before}_{after}"
-    processes = start(project, workdir, *MANY, num_processes=before, num_devices=4 // before)
-    shards = killed(project, workdir, processes)
+    started = start(project, workdir, *MANY, num_processes=before, num_devices=4 // before)
+    shards = killed(project, workdir, started)
     assert 0 < sum(shard.stop - shard.start for shard in shards) < 400
     expected = alone[0].copy()
     for shard in shards[:3]:

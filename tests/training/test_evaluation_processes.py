@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import socket
 import subprocess
 import sys
 import textwrap
@@ -22,6 +21,7 @@ from rae_jax.evaluation import generation, reconstruction
 from rae_jax.sampling.samples import make_samples
 from tests import pipeline
 from tests.evaluation.extractors import DIGITS, digits, digits_extractor
+from tests.processes import free_address
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(900)]
 
@@ -41,10 +41,10 @@ SCRIPT = textwrap.dedent(
     import sys
     import jax
 
-    rank, port, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+    rank, address, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
+    jax.distributed.initialize(address, num_processes=2, process_id=rank)
 
     from rae_jax.training import stage1, stage2
     from tests import pipeline
@@ -87,13 +87,11 @@ def assert_noted(folder, result):
 
 def test_two_processes_score_as_one(tmp_path, monkeypatch):
     np.savez(tmp_path / "images.npz", arr_0=digits("test", COUNT))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    address = free_address()
     command = [sys.executable, "-c", SCRIPT]
     processes = [
         subprocess.Popen(
-            [*command, str(rank), str(port), str(tmp_path)], stderr=subprocess.PIPE, text=True
+            [*command, str(rank), address, str(tmp_path)], stderr=subprocess.PIPE, text=True
         )
         for rank in range(2)
     ]

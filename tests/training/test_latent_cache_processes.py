@@ -1,12 +1,13 @@
 """Cached latents by real processes, killed on the way and gone on with."""
 
 import signal
-import socket
 import time
 
 import pytest
 
-from tests.project import Project, completed, succeeded
+from tests import processes
+from tests.processes import finish
+from tests.project import Project
 
 pytestmark = pytest.mark.multiprocess
 
@@ -19,21 +20,8 @@ def project(tmp_path_factory):
 
 
 def start(project, workdir, *overrides, num_processes=1):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    together = (f"--coordinator_address={address}", f"--num_processes={num_processes}")
-    return [
-        project.start(
-            *project.tool("cache_latents", "cache", workdir, *PLAIN, *overrides),
-            *((*together, f"--process_id={rank}") if num_processes > 1 else ()),
-        )
-        for rank in range(num_processes)
-    ]
-
-
-def finish(processes):
-    return [succeeded(completed(process)) for process in processes]
+    arguments = project.tool("cache_latents", "cache", workdir, *PLAIN, *overrides)
+    return processes.start(project, arguments, num_processes)
 
 
 def files(folder):

@@ -2,13 +2,14 @@
 
 import json
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 
-from tests.project import Project, completed, error_of, succeeded
+from tests import processes
+from tests.processes import finish, said
+from tests.project import Project, completed, error_of
 
 pytestmark = pytest.mark.multiprocess
 
@@ -22,37 +23,9 @@ def project(tmp_path_factory):
 
 def start(project, workdir, *overrides, num_processes=1, num_devices=1):
     """Starts so many processes that compute the same statistics, one image at a time."""
-    flags = project.environment["XLA_FLAGS"]
-    project.environment["XLA_FLAGS"] = (
-        f"{flags} --xla_force_host_platform_device_count={num_devices}"
-    )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    arguments = project.tool("compute_latent_statistics", "statistics", workdir)
-    together = (f"--coordinator_address={address}", f"--num_processes={num_processes}")
-    try:
-        return [
-            project.start(
-                *arguments,
-                "--config.batch_size=1",
-                "--config.save_seconds=0.0",
-                *overrides,
-                *((*together, f"--process_id={rank}") if num_processes > 1 else ()),
-            )
-            for rank in range(num_processes)
-        ]
-    finally:
-        project.environment["XLA_FLAGS"] = flags
-
-
-def finish(processes):
-    return [succeeded(completed(process)) for process in processes]
-
-
-def said(process):
-    # The library that connects processes without accelerators tells of it.
-    return [line for line in process.stdout.splitlines() if not line.startswith("[Gloo]")]
+    single = "--config.batch_size=1", "--config.save_seconds=0.0"
+    arguments = project.tool("compute_latent_statistics", "statistics", workdir, *single)
+    return processes.start(project, [*arguments, *overrides], num_processes, num_devices)
 
 
 def statistics(folder):
@@ -95,15 +68,15 @@ def test_two_processes_of_two_devices_give_the_same_bits(project, alone):
     assert "is there already" in again[0].stderr
 
 
-def killed(project, workdir, processes):
+def killed(project, workdir, started):
     """Kills the processes when each has saved something, and gives how many images are in."""
     folder = project / workdir / "partial"
     deadline = time.monotonic() + 200
-    while len(list(folder.glob("*.npz"))) < len(processes) and time.monotonic() < deadline:
+    while len(list(folder.glob("*.npz"))) < len(started) and time.monotonic() < deadline:
         time.sleep(0.01)
-    for process in processes:
+    for process in started:
         process.send_signal(signal.SIGKILL)
-    for process in processes:
+    for process in started:
         completed(process)
     assert not (project / workdir / "latent_statistics.npz").exists()
     counts = []

@@ -1,7 +1,6 @@
 """The loop and its checkpoints over two processes of two devices each, and back in one."""
 
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ import pytest
 from rae_jax.checkpointing.manager import CheckpointManager
 from rae_jax.training import loop
 from tests.checkpointing.states import assert_same_bits
+from tests.processes import free_address
 from tests.training import toy
 
 pytestmark = pytest.mark.multiprocess
@@ -22,10 +22,10 @@ SCRIPT = textwrap.dedent(
     import sys
     import jax
 
-    rank, port, folder, num_steps = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    rank, address, folder, num_steps = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
+    jax.distributed.initialize(address, num_processes=2, process_id=rank)
 
     from rae_jax.checkpointing.experiment import open_workdir
     from rae_jax.checkpointing.manager import CheckpointManager
@@ -73,12 +73,10 @@ SCRIPT = textwrap.dedent(
 
 
 def _start(folder, num_steps):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    address = free_address()
     return [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(port), str(folder), str(num_steps)],
+            [sys.executable, "-c", SCRIPT, str(rank), address, str(folder), str(num_steps)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
