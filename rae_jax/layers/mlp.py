@@ -1,5 +1,6 @@
 """Feed-forward halves of transformer blocks."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,11 @@ from rae_jax.typing import Array, DTypeLike, Float
 
 def exact_gelu(values: Float[Array, "..."]) -> Float[Array, "..."]:
     """x·Φ(x) with the error function, as torch's `nn.GELU()`."""
-    return jax.nn.gelu(values, approximate=False)
+    if values.dtype != jnp.float32:
+        return jax.nn.gelu(values, approximate=False)
+    # JAX's own takes erfc, which keeps digits of Φ where x·Φ(x) is next to nothing, and costs
+    # twice the time on CPU; in few bits 1 + erf would lose too many.
+    return 0.5 * values * (1 + jax.lax.erf(values * math.sqrt(0.5)))
 
 
 def tanh_gelu(values: Float[Array, "..."]) -> Float[Array, "..."]:
