@@ -50,7 +50,7 @@ CORE = [
 FAST = ["numba>=0.61", "simplejpeg>=1.8"]
 
 # Work folders in buckets, `gs://`.
-GCS = ["gcsfs>=2026.9"]
+GCS = ["fsspec>=2026.9", "gcsfs>=2026.9"]
 
 TEST = [
     *FAST,

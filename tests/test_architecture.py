@@ -88,7 +88,7 @@ def requirements(name: str) -> set[str]:
     tree = ast.parse((ROOT / "setup.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return {normalized(re.split("[><=]", r)[0]) for r in ast.literal_eval(node.value)}
+            return {normalized(re.split(r"[\[><=]", r)[0]) for r in ast.literal_eval(node.value)}
     raise LookupError(name)
 
 
@@ -108,8 +108,9 @@ def imported_packages(path: pathlib.Path) -> set[str]:
 
 def test_everything_imported_is_declared():
     own = {"rae_jax", *sys.stdlib_module_names}
-    # Imported where they are installed: by the writer of that name, and for the same bytes sooner.
-    optional = {"wandb", "numba", "simplejpeg"}
+    # Imported where they are installed: by the writer of that name, for the same bytes
+    # sooner, and for buckets.
+    optional = {"wandb", "numba", "simplejpeg", "fsspec"}
     imported = set().union(*map(imported_packages, python_files("rae_jax", "tools", "configs")))
     providers = importlib.metadata.packages_distributions()
     declared = requirements("CORE")

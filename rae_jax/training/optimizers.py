@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rae_jax.configuration.schema import OptimizerConfig, ScheduleConfig
 from rae_jax.typing import Array, Float, PyTree
 
 Schedule = Callable[[Any], Float[Array, ""]]
@@ -116,3 +117,45 @@ def _with_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTr
             return optimizer.update(updates, state, params)
 
     return optax.GradientTransformation(optimizer.init, update)
+
+
+def configured_optimizer(
+    settings: OptimizerConfig,
+    schedule: ScheduleConfig,
+    to_steps: Callable[[str], int],
+    *,
+    first_step: int = 0,
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """AdamW with the configured learning-rate schedule, and that schedule for the log.
+
+    Args:
+        settings: Of AdamW.
+        schedule: Of the learning rate.
+        to_steps: Durations to steps.
+        first_step: Step of the schedule in the optimiser's first update.
+
+    Returns:
+        The optimiser, and the learning rate by the number of its updates so far.
+    """
+    constant = schedule.kind == "constant"
+    by_step = learning_rate_schedule(
+        schedule.kind,
+        base=settings.learning_rate,
+        final=None if constant else schedule.final_learning_rate,
+        warmup_steps=to_steps(schedule.warmup),
+        end_step=None if constant else to_steps(schedule.end),
+        warmup_from_zero=schedule.warmup_from_zero,
+    )
+
+    def rate(updates: Any) -> Any:
+        return by_step(updates + first_step)
+
+    optimizer = adamw(
+        rate,
+        beta_1=settings.beta1,
+        beta_2=settings.beta2,
+        weight_decay=settings.weight_decay,
+        epsilon=settings.epsilon,
+        clip_norm=settings.clip_norm or None,
+    )
+    return optimizer, rate

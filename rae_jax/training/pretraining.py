@@ -18,13 +18,9 @@ from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
 from rae_jax.ops.images import normalize, to_float
 from rae_jax.sharding.constrain import constrain_batch
 from rae_jax.training import run
-from rae_jax.training.run import (
-    INITIALISATION,
-    TRAINING,
-    Job,
-    addressed_key,
-    configured_optimizer,
-)
+from rae_jax.training.keys import INITIALISATION, TRAINING, addressed_key
+from rae_jax.training.optimizers import configured_optimizer
+from rae_jax.training.run import Job
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Array, Tree
 from rae_jax.weights.pretrained import Preprocessing, save_encoder

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -24,9 +23,7 @@ from rae_jax.checkpointing.experiment import (
 from rae_jax.checkpointing.fingerprint import fingerprints
 from rae_jax.checkpointing.manager import CheckpointManager
 from rae_jax.configuration.schema import (
-    OptimizerConfig,
     PretrainingConfig,
-    ScheduleConfig,
     Stage1Config,
     Stage2Config,
     as_dict,
@@ -51,7 +48,6 @@ from rae_jax.training.hooks import (
     StopIfAllSkipped,
     StopOnNonFinite,
 )
-from rae_jax.training.optimizers import Schedule, adamw, learning_rate_schedule
 from rae_jax.training.state import TrainState
 from rae_jax.typing import PyTree, Tree
 
@@ -452,54 +448,3 @@ def _evaluate(
         writer.scalars(step, {f"evaluation/{name}": value for name, value in scores.items()})
     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
     logging.info("evaluation after step %d: %s", step, shown)
-
-
-def configured_optimizer(
-    settings: OptimizerConfig,
-    schedule: ScheduleConfig,
-    to_steps: Callable[[str], int],
-    *,
-    first_step: int = 0,
-) -> tuple[optax.GradientTransformation, Schedule]:
-    """AdamW with the configured learning-rate schedule, and that schedule for the log.
-
-    Args:
-        settings: Of AdamW.
-        schedule: Of the learning rate.
-        to_steps: Durations to steps.
-        first_step: Step of the schedule in the optimiser's first update.
-
-    Returns:
-        The optimiser, and the learning rate by the number of its updates so far.
-    """
-    constant = schedule.kind == "constant"
-    by_step = learning_rate_schedule(
-        schedule.kind,
-        base=settings.learning_rate,
-        final=None if constant else schedule.final_learning_rate,
-        warmup_steps=to_steps(schedule.warmup),
-        end_step=None if constant else to_steps(schedule.end),
-        warmup_from_zero=schedule.warmup_from_zero,
-    )
-
-    def rate(updates: Any) -> Any:
-        return by_step(updates + first_step)
-
-    optimizer = adamw(
-        rate,
-        beta_1=settings.beta1,
-        beta_2=settings.beta2,
-        weight_decay=settings.weight_decay,
-        epsilon=settings.epsilon,
-        clip_norm=settings.clip_norm or None,
-    )
-    return optimizer, rate
-
-
-INITIALISATION, TRAINING, PREVIEWS, DISCRIMINATOR = range(4)
-"""Purposes of `addressed_key`."""
-
-
-def addressed_key(seed: int, purpose: int) -> jax.Array:
-    """Base key of one purpose of a run; purposes of one seed are independent."""
-    return jax.random.fold_in(jax.random.key(jnp.uint32(seed)), purpose)

@@ -26,15 +26,9 @@ from rae_jax.sharding.processes import fetched
 from rae_jax.training import run
 from rae_jax.training.evaluation import ReconstructionEvaluation
 from rae_jax.training.initialization import initial_decoder
-from rae_jax.training.run import (
-    DISCRIMINATOR,
-    INITIALISATION,
-    TRAINING,
-    Job,
-    Program,
-    addressed_key,
-    configured_optimizer,
-)
+from rae_jax.training.keys import DISCRIMINATOR, INITIALISATION, TRAINING, addressed_key
+from rae_jax.training.optimizers import configured_optimizer
+from rae_jax.training.run import Job, Program
 from rae_jax.training.stage1_step import Adversary, Stage1Step
 from rae_jax.training.state import AdversarialState, DiscriminatorState, TrainState
 from rae_jax.typing import Array, Tree

@@ -28,16 +28,9 @@ from rae_jax.sharding.processes import fetched
 from rae_jax.training import run
 from rae_jax.training.evaluation import SampleEvaluation
 from rae_jax.training.initialization import initial_denoiser
-from rae_jax.training.run import (
-    INITIALISATION,
-    PREVIEWS,
-    TRAINING,
-    Job,
-    Preview,
-    Program,
-    addressed_key,
-    configured_optimizer,
-)
+from rae_jax.training.keys import INITIALISATION, PREVIEWS, TRAINING, addressed_key
+from rae_jax.training.optimizers import configured_optimizer
+from rae_jax.training.run import Job, Preview, Program
 from rae_jax.training.stage2_step import Stage2Step
 from rae_jax.training.state import TrainState
 from rae_jax.typing import Tree
