@@ -54,11 +54,13 @@ EXAMPLES = {path.read_text() for path in (ROOT / "docs" / "examples").glob("*.py
 STAND_INS = {"facebook/vit-mae-base": str(ROOT / "rae_jax" / "assets" / "digits_mae")}
 """Published weights -> a local folder of the same layout."""
 
-README_TEST = 'pip install -e ".[test]" && pytest && pytest -m "tools or multiprocess or faults"'
+README_TEST = (
+    'pip install -e ".[test]" && pytest && pytest -m "long or tools or multiprocess or faults"'
+)
 NOT_RUN = {
     'pip install -e ".[test]"': "the first part of .ci/run",
     "pytest": "the second part of .ci/run",
-    'pytest -m "tools or multiprocess or faults"': "the third part of .ci/run",
+    'pytest -m "long or tools or multiprocess or faults"': "the third part of .ci/run",
     "pip install -e .": "the same with an extra less",
     "python3.11 -m venv .venv": "done by .ci/run with a folder of its own",
     "source .venv/bin/activate": "belongs to the line before",
@@ -121,7 +123,7 @@ def test_every_command_has_a_quick_form_or_a_reason(document):
         pytest.param(
             path,
             id=str(path.relative_to(ROOT)),
-            marks=[] if path.name == "README.md" else pytest.mark.slow,
+            marks=pytest.mark.tools if path.name == "README.md" else pytest.mark.slow,
         )
         for path in DOCUMENTS
     ],

@@ -28,6 +28,7 @@ def expected(checkpoint, tmp_path_factory):
     return np.load(make_samples(config, tmp_path_factory.mktemp("samples")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_gives_the_samples_of_the_tool(
     path, checkpoint, expected, tmp_path, monkeypatch

@@ -181,6 +181,7 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(tmp_path, caplog, dam
         assert_same_bits(manager.restore_latest(SHAPES).state, make_state(4))
 
 
+@pytest.mark.long
 def test_no_flipped_byte_goes_unseen(tmp_path):
     """Whichever file it strikes, the state that comes back is right or is not this one's."""
     _write(tmp_path, [1, 2])

@@ -65,6 +65,7 @@ def decay(rates):
     return drift
 
 
+@pytest.mark.long
 def test_samples_of_dopri5_do_not_depend_on_their_batch():
     # The second sample needs several times the steps of the first.
     rates, start = jnp.array([0.1, 40.0]), jnp.ones((2, 2, 2, 1))
@@ -124,6 +125,7 @@ def integrators(path, prediction):
             yield process, time_grid(3, 2.0, interval=sde_interval(path, prediction, size))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("prediction", ["velocity", "noise", "score", "clean"])
 def test_samples_are_finite_from_the_noisiest_time_on(name, prediction):

@@ -164,6 +164,7 @@ def test_sampling_is_one_program_with_one_loop(name):
     assert loops >= 1 if name == "dopri5" else loops == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dopri5", "stochastic euler"])
 def test_samples_do_not_depend_on_the_devices(name):
     guidance = Guidance("classifier_free", 1.5, (0.2, 0.8))

@@ -92,6 +92,7 @@ def test_pmap_gives_the_same_bits(restored, expected):
     assert_same_bits(by_pmap(restored, 8, axis_name="data"), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "run",
     [

@@ -124,6 +124,7 @@ def test_guidance_of_scale_1_changes_nothing(trained, made, tmp_path):
     np.testing.assert_array_equal(arrays(tmp_path)[0], arrays(made)[0][:8])
 
 
+@pytest.mark.long
 def test_a_weaker_denoiser_of_its_own_size_guides(trained, guide, made, tmp_path):
     guidance = GuidanceConfig(method="autoguidance", scale=2.0, checkpoint=guide)
     make_samples(sampling(trained, num_images=8, guidance=guidance), tmp_path / "ema")

@@ -40,7 +40,7 @@ def check(project, arguments, message):
         ),
         ((CONVERT_CONFIG,), "--source is missing; name a file"),
         ((CONVERT_CONFIG, "--source=absent.yaml", "--output=new.py"), "no file absent.yaml"),
-        ((BENCHMARK,), "name what to measure: data"),
+        ((BENCHMARK,), "name what to measure, or pass --all: encode, decode, denoise, train-s"),
         ((BENCHMARK, "date"), "unknown part 'date': did you mean 'data'?"),
     ],
 )

@@ -116,6 +116,7 @@ def history(networks, compiled):
     return states, metrics
 
 
+@pytest.mark.long
 def test_phases_follow_one_another_without_another_compilation(history, compiled):
     states, metrics = history
     assert compiled._cache_size() == 1
@@ -136,6 +137,7 @@ def test_phases_follow_one_another_without_another_compilation(history, compiled
             )
 
 
+@pytest.mark.long
 def test_rates_go_by_updates(history):
     _, metrics = history
     assert [values["learning_rate"] for values in metrics] == [0, 1, 2, 3, 4]
@@ -223,6 +225,7 @@ def test_parts_of_a_batch_give_the_gradients_of_all_of_it(networks, history):
         assert float(value) == pytest.approx(metrics[4][name], rel=2e-4, abs=1e-6), name
 
 
+@pytest.mark.long
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(networks, history, compiled):
     states, metrics = history
     broken = jax.tree.map(jnp.copy, networks.frozen)

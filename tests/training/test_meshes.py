@@ -203,6 +203,7 @@ def without_levels(monkeypatch):
     monkeypatch.setattr(objective.adversarial, "discretized", clipped)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, mesh", [("l1", "1x8x1"), ("small lightning_dit", "2x2x2")])
 def test_a_step_on_a_mesh_is_that_on_one_device(name, mesh):
     assert_as_on_one_device(name, mesh)

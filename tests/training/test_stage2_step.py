@@ -118,6 +118,7 @@ def tiny():
     return Tiny()
 
 
+@pytest.mark.long
 def test_two_steps_by_hand(tiny):
     state = tiny.state
     plain = PlainAdamW(state.params, rate=rate, betas=BETAS, ema_decay=EMA_DECAY, **RULE)

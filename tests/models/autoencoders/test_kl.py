@@ -112,6 +112,7 @@ def test_a_key_draws_latents_image_by_image(tiny):
     np.testing.assert_allclose(sample, drawn, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_slices_and_tiles(tiny):
     case = load_case("autoencoder_kl_tiny_tiling")
     inputs = images_of(case, "pixel_values"), latents_of(case, "latents")

@@ -287,6 +287,7 @@ def test_a_fresh_model_predicts_zero_with_layers_that_differ():
     assert np.all(kernels[0] != kernels[1])
 
 
+@pytest.mark.long
 def test_positions_and_frequencies_are_not_trained():
     definition, parameters, buffers = split(tiny(), nnx.Param, Buffer)
     assert set(buffers) == {"position_table", "time_embedding"}
