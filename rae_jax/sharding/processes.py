@@ -93,10 +93,14 @@ def _require_same(settings: Mapping[str, str], timeout: float) -> None:
     """Raises ValueError, in the processes that are to blame, unless all have the same settings."""
     own = {**settings, "version of jax": jax.__version__, "version of rae_jax": _version()}
     client: Any = distributed.global_state.client
+    limit = round(timeout * 1000)
     if is_main_process():
-        client.key_value_set("rae_jax/settings", json.dumps(own))
+        client.key_value_set("rae_jax/settings/0", json.dumps(own))
+        # Before they agree, nothing is written.
+        for number in range(1, jax.process_count()):
+            client.blocking_key_value_get(f"rae_jax/settings/{number}", limit)
         return
-    first = json.loads(client.blocking_key_value_get("rae_jax/settings", round(timeout * 1000)))
+    first = json.loads(client.blocking_key_value_get("rae_jax/settings/0", limit))
     absent = "(absent)"
     different = [
         f"  {name}: {first.get(name, absent)} in process 0, {own.get(name, absent)} in this one"
@@ -109,6 +113,7 @@ def _require_same(settings: Mapping[str, str], timeout: float) -> None:
             + "\n".join(different)
             + "\nstart all processes with the same command, but for --process_id"
         )
+    client.key_value_set(f"rae_jax/settings/{jax.process_index()}", "the same")
 
 
 def _version() -> str:

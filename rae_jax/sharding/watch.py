@@ -28,7 +28,7 @@ _GRACE = 5.0
 _LEAVE_AFTER = 30.0
 
 _OF_XLA = re.compile(
-    "(UNKNOWN|INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|FAILED_PRECONDITION)\\b"
+    "(UNKNOWN|INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|FAILED_PRECONDITION):"
 )
 
 _ADVICE = "start all processes again; what they did goes on from what was saved last"
@@ -91,7 +91,7 @@ class Watch:
         """
         self._ending.set()
         text = str(error)
-        if _OF_XLA.match(text):
+        if _OF_XLA.search(text):  # Errors of a save tell what it met after words of their own.
             deadline = time.monotonic() + self._timeout + 3 * self._interval
             while self._failure is None and time.monotonic() < deadline:
                 time.sleep(self._interval)

@@ -193,7 +193,7 @@ CACHED = "--config.data.source=cached_latents"
         ),
         (
             ("reconstruct", "reconstruction", "loose", "--config.input=loose/photo.png"),
-            "the reconstruction of photo.png would replace an original in loose; use another",
+            "the reconstruction of photo.png would replace an original in {folder}/loose; use",
         ),
     ],
 )
