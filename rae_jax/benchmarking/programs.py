@@ -61,7 +61,8 @@ class Program:
     def operations(self) -> float:
         """Floating-point operations of a call over all devices, see `count_operations`."""
         with jax.set_mesh(self.mesh):
-            return count_operations(self.function, *self.arguments)
+            platform = self.mesh.devices.flat[0].platform
+            return count_operations(self.function, *self.arguments, platform=platform)
 
 
 def training(config: Stage1Config | Stage2Config, devices: Any) -> Program:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 _PEAKS = {
     "TPU v4": 275e12,
@@ -45,23 +46,30 @@ class Product:
     convolution: tuple[tuple[str, Any], ...] = ()
 
 
-def count_operations(function: Callable[..., Any], *arguments: Any) -> float:
+def count_operations(
+    function: Callable[..., Any], *arguments: Any, platform: str | None = None
+) -> float:
     """Operations of the matrix products and convolutions in `function`, two per multiply-add.
 
     XLA's own count takes the body of a loop once, however often it runs. Here a scan counts its
     length times and of two branches the more expensive one is taken; only loops of unknown length
-    count once.
+    count once. What no result needs does not count.
 
     Args:
         function: Is traced and not run.
         *arguments: Arrays or their shapes.
+        platform: What it is for, where that makes a difference; None for where it would run here.
     """
-    return _total(products(function, *arguments))
+    return _total(products(function, *arguments, platform=platform))
 
 
-def products(function: Callable[..., Any], *arguments: Any) -> Counter[Product]:
+def products(
+    function: Callable[..., Any], *arguments: Any, platform: str | None = None
+) -> Counter[Product]:
     """What `count_operations` counts, and how often each of them runs."""
-    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _products(needed, platform or jax.default_backend())
 
 
 def utilization(rate: float) -> dict[str, float]:
@@ -85,20 +93,36 @@ def _total(counted: Counter[Product]) -> float:
     return float(sum(times * product.operations for product, times in counted.items()))
 
 
-def _products(jaxpr: core.Jaxpr) -> Counter[Product]:
+def _products(jaxpr: core.Jaxpr, platform: str) -> Counter[Product]:
     found: Counter[Product] = Counter()
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name in _KINDS:
             found.update(_KINDS[name](equation))
             continue
-        inner = [_products(body) for body in _inner(parameters)]
+        inner = [_products(body, platform) for body in _inner(parameters)]
         if name == "cond":
-            inner = [max(inner, key=_total)]
+            inner = [_taken(inner, parameters.get("branches_platforms"), platform)]
         for counted in inner:
             for product, times in counted.items():
                 found[product] += times * parameters.get("length", 1)
     return found
+
+
+def _taken(
+    branches: list[Counter[Product]], platforms: tuple[Any, ...] | None, platform: str
+) -> Counter[Product]:
+    """The branch that is for the platform if they are for such, else the most expensive one."""
+    if platforms is None:
+        return max(branches, key=_total)
+    fits = (
+        found for found, names in zip(branches, platforms, strict=True) if _is_for(names, platform)
+    )
+    return next(fits)
+
+
+def _is_for(names: tuple[str, ...] | None, platform: str) -> bool:
+    return names is None or platform in names
 
 
 def _dot_general(equation: core.JaxprEqn) -> list[Product]:

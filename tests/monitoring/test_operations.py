@@ -20,7 +20,7 @@ def test_products_count_two_per_multiply_add():
 
 
 def test_a_gradient_counts_twice_its_function():
-    loss = lambda a, b: (a @ b).sum()  # noqa: E731
+    loss = lambda a, b: ((a @ b) ** 2).sum()  # noqa: E731
     assert count_operations(jax.grad(loss, argnums=(0, 1)), A, B) == 3 * PRODUCT
 
 
@@ -52,6 +52,26 @@ def test_loops_count_their_length_and_branches_the_dearer_one():
         return jax.lax.cond(flag, lambda a: a @ a @ a, lambda a: a @ a, a)
 
     assert count_operations(either, True, square) == 2 * 2 * 4**3
+
+
+def test_what_no_result_needs_and_what_is_for_other_platforms_does_not_count():
+    square = jnp.zeros((4, 4))
+
+    def one_gradient(a):
+        return jax.grad(lambda a, b: (a @ b).sum(), argnums=(0, 1))(a, a)[0]
+
+    # The product itself goes into no gradient either.
+    assert count_operations(one_gradient, square) == 2 * 4**3
+
+    def either(a):
+        return jax.lax.platform_dependent(a, cpu=lambda a: a @ a, default=lambda a: a @ a @ a)
+
+    assert count_operations(either, square, platform="cpu") == 2 * 4**3
+    assert count_operations(either, square, platform="tpu") == 2 * 2 * 4**3
+    # On either side of the branch of the platform.
+    assert count_operations(jax.grad(lambda a: either(a).sum()), square, platform="cpu") == (
+        2 * 2 * 4**3
+    )
 
 
 def test_utilization_is_a_share_of_the_peak_of_all_devices(monkeypatch):

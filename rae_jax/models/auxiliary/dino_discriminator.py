@@ -20,6 +20,7 @@ from rae_jax.layers.mlp import tanh_gelu
 from rae_jax.layers.patch_embedding import PatchEmbedding
 from rae_jax.layers.stack import scan_layers, stack_layers
 from rae_jax.layers.vit_block import ViTBlock, ViTStyle
+from rae_jax.ops.convolution import convolve
 from rae_jax.ops.images import normalize, resize_bilinear
 from rae_jax.typing import Array, DTypeLike, Float
 
@@ -197,13 +198,7 @@ class CircularConvolution(nnx.Module):
             kernel = kernel / jnp.vdot(left, _product(self._matrix(), right))
         ends = kernel.shape[0] // 2
         padded = jnp.pad(tokens.astype(self.dtype), ((0, 0), (ends, ends), (0, 0)), mode="wrap")
-        tokens = jax.lax.conv_general_dilated(
-            padded,
-            kernel.astype(self.dtype),
-            (1,),
-            "VALID",
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
+        tokens = convolve(padded, kernel.astype(self.dtype), padding=0)
         return tokens + self.bias[...].astype(self.dtype)[None, None]
 
     def next_vectors(self) -> dict[str, Array]:

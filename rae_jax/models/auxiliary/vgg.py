@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rae_jax.ops.convolution import convolve
 from rae_jax.typing import Array, DTypeLike, Float
 
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
@@ -25,13 +26,7 @@ class Convolution(nnx.Module):
 
     def __call__(self, maps: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
         """Activations, at least zero."""
-        maps = jax.lax.conv_general_dilated(
-            maps.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
-            (1, 1),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        maps = convolve(maps.astype(self.dtype), self.kernel[...].astype(self.dtype), padding=1)
         return jax.nn.relu(maps + self.bias[...].astype(self.dtype)[None, None, None])
 
 
