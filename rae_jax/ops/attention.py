@@ -6,10 +6,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from rae_jax.ops.flash_attention import flash_attention
 from rae_jax.typing import Array, Float
 
-Implementation = Literal["xla", "cudnn", "flash"]
+Implementation = Literal["xla", "cudnn"]
 
 _HEADS_AT_A_TIME = 8
 _LARGE = 2**20
@@ -29,11 +28,8 @@ def attention(
         query: Queries.
         key: Keys.
         value: Values.
-        implementation: None takes what is fast on the platform, "xla" or "cudnn" insist. "flash"
-            is `flash_attention`, for TPUs.
+        implementation: None takes what is fast on the platform, "xla" or "cudnn" insist.
     """
-    if implementation == "flash":
-        return flash_attention(query, key, value)
 
     def whole(query: Array, key: Array, value: Array) -> Array:
         # It mixes bfloat16 with the float32 of the softmax, which strict promotion forbids.

@@ -8,7 +8,10 @@ import jax
 
 from rae_jax.typing import Array, Float
 
-_LANES, _LARGEST_BLOCK = 128, 512
+LARGEST_BLOCK = 512
+"""Tokens that the kernel takes at a time, of longer rows."""
+
+_LANES = 128
 
 
 def flash_attention(
@@ -18,16 +21,16 @@ def flash_attention(
 ) -> Float[Array, "B N heads head_dim"]:
     """Softmax attention as `attention`, on TPUs alone.
 
-    XLA cannot cut the kernel over devices: on a mesh call it inside `jax.shard_map`.
+    XLA cannot cut the kernel over devices: on a mesh, call it by `sharding.constrain.on_own_heads`.
 
     Raises:
         ValueError: The number of tokens does not divide into the kernel's blocks.
     """
     count = query.shape[1]
-    block = min(count, _LARGEST_BLOCK)
+    block = min(count, LARGEST_BLOCK)
     if count % _LANES or count % block:
         raise ValueError(
-            f"flash attention takes 128, 256 or 384 tokens, or a multiple of {_LARGEST_BLOCK}, got "
+            f"flash attention takes 128, 256 or 384 tokens, or a multiple of {LARGEST_BLOCK}, got "
             f"{count}; leave implementation at None"
         )
     # Importing it takes long, and few need it.

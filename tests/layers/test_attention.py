@@ -1,12 +1,15 @@
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from rae_jax.layers.attention import SelfAttention
+from rae_jax.layers.functional import abstract, split
 from rae_jax.layers.linear import torch_linear
+from rae_jax.sharding.mesh import make_mesh
 from tests.models.compiled import example, filled, run
 
 RMS_NORM = functools.partial(nnx.RMSNorm, epsilon=1e-6, dtype=jnp.float32)
@@ -73,3 +76,44 @@ def test_heads_must_divide_the_width():
 def test_instances_share_one_definition():
     definitions = [nnx.graphdef(tiny(linear=torch_linear, qk_norm=RMS_NORM)) for _ in range(2)]
     assert definitions[0] == definitions[1]
+
+
+def has_kernel(count, *, platform="tpu", dtype=jnp.bfloat16, batch=8, gradient=False):
+    """Whether the program for a platform calls a Pallas kernel."""
+    layer = abstract(lambda: SelfAttention(32, 2, dtype=dtype, rngs=nnx.Rngs(0)))
+    definition, weights = split(layer)
+
+    def loss(weights, tokens):
+        return jnp.square(definition.merge(weights)(tokens).astype(jnp.float32)).sum()
+
+    tokens = jax.ShapeDtypeStruct((batch, count, 32), dtype)
+    function = jax.jit(jax.grad(loss) if gradient else loss)
+    # The kernels mix dtypes and ranks, their gradients where nobody but the caller can allow it.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        traced = function.trace(weights, tokens)
+        return "tpu_custom_call" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_long_rows_take_the_kernel_on_tpus(gradient):
+    assert has_kernel(1024, gradient=gradient)
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        assert has_kernel(1024, gradient=gradient)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"count": 256},
+        {"count": 1025},
+        {"count": 1024, "platform": "cpu"},
+        {"count": 1024, "dtype": jnp.float32},
+    ],
+)
+def test_elsewhere_xla_makes_attention(other):
+    assert not has_kernel(**other)
+
+
+def test_a_batch_that_does_not_divide_over_the_mesh_is_left_to_xla():
+    with jax.set_mesh(make_mesh(8)):
+        assert not has_kernel(1024, batch=4)
