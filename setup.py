@@ -59,6 +59,7 @@ TEST = [
     "beartype>=0.22",
     "build>=1.2",
     "codespell>=2.4",
+    "filelock>=3.16",
     "hypothesis>=6.100",
     "import-linter>=2.5",
     "pre-commit>=4.0",

@@ -22,6 +22,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+import filelock
 import jax
 import pytest
 
@@ -48,6 +49,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Folder of a finished `stage1`, `statistics` and `stage2`, all tiny; not to be changed."""
     from tests import pipeline
 
-    folder = tmp_path_factory.mktemp("runs")
-    pipeline.train_all(folder)
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # Which all processes of a test run share.
+    folder, complete = base / "runs", base / "runs.complete"
+    with filelock.FileLock(base / "runs.lock"):
+        if not complete.exists():
+            pipeline.train_all(folder)
+            complete.touch()
     return folder

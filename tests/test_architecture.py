@@ -54,6 +54,7 @@ def test_spelling():
     assert_succeeds("codespell")
 
 
+@pytest.mark.long
 def test_types():
     assert_succeeds("basedpyright", "--pythonpath", sys.executable)
 

@@ -223,7 +223,14 @@ def step_once(config: Section) -> TrainState | None:
     return None
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path.parent.name == "smoke" else pytest.mark.long)
+        for path in FILES
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_config_takes_a_step(path):
     state = step_once(parse(path))
     name = str(path.relative_to(ROOT / "configs").with_suffix(""))

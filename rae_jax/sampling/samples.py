@@ -12,6 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from rae_jax.build.meshes import frozen_shardings, require_heads
+from rae_jax.checkpointing.claim import claimed, require_free
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import SamplingConfig, as_dict
 from rae_jax.files import AnyPath, absolute, local_copy, remove_folder
@@ -61,7 +62,7 @@ def make_samples(config: SamplingConfig, workdir: str | AnyPath) -> AnyPath:
 
     Raises:
         FileNotFoundError: A run or its autoencoder is missing.
-        ValueError: Settings do not fit.
+        ValueError: Settings do not fit, or another job is at work in the folder.
         OSError: A file cannot be written, as on a full disk. What is there stays; start again to
             go on.
     """
@@ -77,6 +78,7 @@ def make_samples(config: SamplingConfig, workdir: str | AnyPath) -> AnyPath:
             logging.info("%s is there already", path)
             _clean_up(path, config)
         return path
+    require_free(workdir)
     # Before anything large is loaded, because the devices may not be as many as the settings say.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     require_heads(stage2.denoiser, mesh)
@@ -84,18 +86,19 @@ def make_samples(config: SamplingConfig, workdir: str | AnyPath) -> AnyPath:
         restored = restore(config)
     generate = _Batches(restored, config, mesh)
     settings = _settings(config, generate.steps)  # Older steps, if the newest are damaged.
-    folder = open_workdir(workdir, KIND, settings, *noted[2:])
-    _make_missing(generate, config, labels, folder)
-    wait_for_all("samples.made")
-    if is_main_process():
-        shards = find_shards(folder / _SHARDS, generate.image_shape)
-        _require_all(shards, len(labels), folder)
-        index, columns = pictured(labels, generate.image_shape[1])
-        save_png(folder / PICTURE, grid(read_images(shards, index), columns))
-        # Last, because it marks the set as complete.
-        save_npz(path, read_blocks(shards), labels)
-        _clean_up(path, config)
-    wait_for_all("samples.joined")
+    with claimed(workdir):
+        folder = open_workdir(workdir, KIND, settings, *noted[2:])
+        _make_missing(generate, config, labels, folder)
+        wait_for_all("samples.made")
+        if is_main_process():
+            shards = find_shards(folder / _SHARDS, generate.image_shape)
+            _require_all(shards, len(labels), folder)
+            index, columns = pictured(labels, generate.image_shape[1])
+            save_png(folder / PICTURE, grid(read_images(shards, index), columns))
+            # Last, because it marks the set as complete.
+            save_npz(path, read_blocks(shards), labels)
+            _clean_up(path, config)
+        wait_for_all("samples.joined")
     return path
 
 

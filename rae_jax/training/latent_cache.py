@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from rae_jax import build
+from rae_jax.checkpointing.claim import claimed, require_free
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import LatentCacheConfig, as_dict
 from rae_jax.data import pipeline
@@ -50,7 +51,8 @@ def cache_latents(config: LatentCacheConfig, workdir: str | pathlib.Path) -> pat
     Raises:
         FileNotFoundError: Images or autoencoder are missing.
         FloatingPointError: Latents are not finite.
-        ValueError: Settings do not fit, or the folder holds something else.
+        ValueError: Settings do not fit, the folder holds something else, or another job is at work
+            in it.
     """
     folder = local_path(workdir, WORK_FOLDER).absolute()
     noted = (
@@ -67,28 +69,12 @@ def cache_latents(config: LatentCacheConfig, workdir: str | pathlib.Path) -> pat
     if not missing and shards.manifest.exists():
         logging.info("%s is complete, with the right checksums", shards.folder)
         return shards.folder
+    require_free(folder)
     job = _Job(config, source)
     shards.require_same(job.manifest)
-    open_workdir(folder, *noted)
-    shards.begin(job.manifest)
-    share = missing[jax.process_index() :: jax.process_count()]
-    records = job.records([index for number in share for index in shards.images(number)])
-    there = len(source) - sum(len(shards.images(number)) for number in missing)
-    with progress_bar(len(source), done=there, description="caching latents", unit="image") as bar:
-
-        def told() -> Iterator[bytes]:
-            for record in records:
-                yield record
-                bar.update(jax.process_count() / job.manifest.versions)
-
-        stream = told()
-        for number in share:
-            count = len(shards.images(number)) * job.manifest.versions
-            shards.write(number, itertools.islice(stream, count))
-    wait_for_all("latents.encoded")
-    if is_main_process():
-        shards.finish(job.manifest)
-    wait_for_all("latents.written")
+    with claimed(folder):
+        open_workdir(folder, *noted)
+        _encode_missing(job, shards, missing, len(source))
     return shards.folder
 
 
@@ -265,3 +251,25 @@ class _Job:
                         "weights"
                     )
                 yield self.manifest.pack(int(batch["labels"][row]), *parts)
+
+
+def _encode_missing(job: _Job, shards: _Shards, missing: Sequence[int], num_images: int) -> None:
+    shards.begin(job.manifest)
+    share = missing[jax.process_index() :: jax.process_count()]
+    records = job.records([index for number in share for index in shards.images(number)])
+    there = num_images - sum(len(shards.images(number)) for number in missing)
+    with progress_bar(num_images, done=there, description="caching latents", unit="image") as bar:
+
+        def told() -> Iterator[bytes]:
+            for record in records:
+                yield record
+                bar.update(jax.process_count() / job.manifest.versions)
+
+        stream = told()
+        for number in share:
+            count = len(shards.images(number)) * job.manifest.versions
+            shards.write(number, itertools.islice(stream, count))
+    wait_for_all("latents.encoded")
+    if is_main_process():
+        shards.finish(job.manifest)
+    wait_for_all("latents.written")

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from rae_jax import build
+from rae_jax.checkpointing.claim import claimed, require_free
 from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import StatisticsConfig, as_dict
 from rae_jax.data import pipeline
@@ -52,7 +53,8 @@ def compute_statistics(config: StatisticsConfig, workdir: str | AnyPath) -> AnyP
     Raises:
         FileNotFoundError: Images, encoder or reference are missing.
         FloatingPointError: Features are not finite.
-        ValueError: Settings do not fit, or the folder or the reference hold something else.
+        ValueError: Settings do not fit, the folder or the reference hold something else, or
+            another job is at work in the folder.
     """
     reference = read_reference(config.reference) if config.reference else None
     path = absolute(workdir) / STATISTICS_FILE
@@ -69,11 +71,13 @@ def compute_statistics(config: StatisticsConfig, workdir: str | AnyPath) -> AnyP
     if finished:
         logging.info("%s is there already", path)
     else:
+        require_free(workdir)
         job = _Job(config, reference)
-        open_workdir(workdir, *noted)
-        job.go_through(path.parent / _PARTIAL)
-        if is_main_process():
-            job.join(path.parent / _PARTIAL).save(path)
+        with claimed(workdir):
+            open_workdir(workdir, *noted)
+            job.go_through(path.parent / _PARTIAL)
+            if is_main_process():
+                job.join(path.parent / _PARTIAL).save(path)
     wait_for_all("statistics.written")
     statistics = LatentStatistics.load(path)
     if reference is not None:

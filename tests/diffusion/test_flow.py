@@ -40,6 +40,7 @@ def error(solved, grid):
     return np.abs(solved - CASE.output(f"states.exact.{grid}")[-1]).max()
 
 
+@pytest.mark.long
 def test_dopri5_approaches_the_exact_solution(solve):
     grid = "10.shifted"
     errors = [error(solve(grid, rtol=rtol, atol=rtol / 10), grid) for rtol in (1e-3, 1e-5, 1e-7)]

@@ -81,7 +81,10 @@ def assert_close(outputs, expected):
     assert (difference > 0).mean() < 1e-3
 
 
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "num_devices",
+    [pytest.param(2, marks=pytest.mark.long), 4, pytest.param(8, marks=pytest.mark.long)],
+)
 def test_as_many_samples_on_each_of_more_devices_are_the_same_bits(restored, expected, num_devices):
     mesh = make_mesh(devices=jax.devices()[:num_devices])
     assert_same_bits(on_mesh(restored, mesh, 2 * num_devices), expected)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rae_jax.checkpointing.claim import claimed
 from rae_jax.configuration.schema import GuidanceConfig, MeshConfig, SamplerConfig
 from rae_jax.data.sources.image_folder import read_image
 from rae_jax.sampling import samples
@@ -65,7 +66,7 @@ def test_a_set_is_one_file_and_a_picture(made):
     assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
     np.testing.assert_array_equal(labels, class_labels("equal", 20, 10, seed=0))
     assert len({image.tobytes() for image in images}) == 20
-    assert names(made) == ["config.json", "samples.npz", "samples.png"]
+    assert names(made) == ["config.json", "lock", "samples.npz", "samples.png"]
     # Two samples of each class in a row, in lines of two pixels.
     picture = read_image(made / "samples.png")
     assert picture.shape == (10 * 50 + 2, 2 * 50 + 2, 3)
@@ -86,6 +87,12 @@ def test_samples_depend_on_neither_batch_nor_devices(
     monkeypatch.setattr(samples, "make_mesh", some_devices)
     make_samples(sampling(trained, batch_size=batch_size, mesh=mesh), tmp_path)
     assert_same(tmp_path, made)
+
+
+def test_two_jobs_do_not_share_a_folder(trained, tmp_path):
+    with claimed(tmp_path), pytest.raises(ValueError, match="is in use by process"):
+        make_samples(sampling(trained), tmp_path)
+    assert names(tmp_path) == ["lock"]
 
 
 def test_more_samples_begin_with_the_same(trained, made, tmp_path):
@@ -136,6 +143,7 @@ def test_a_weaker_denoiser_of_its_own_size_guides(trained, guide, made, tmp_path
     assert_other_images(tmp_path / "raw", tmp_path / "ema")
 
 
+@pytest.mark.long
 def test_samples_are_pinned_to_the_moment_of_the_guide(runs, trained, tmp_path):
     checkpoint = stage2_run(runs, tmp_path / "guide", step=7, sizes=SMALLER)
     guidance = GuidanceConfig(method="autoguidance", scale=2.0, checkpoint=checkpoint)
@@ -199,7 +207,7 @@ def test_an_interrupted_set_goes_on_with_what_is_missing(trained, made, interrup
     expected[10:13] = marked
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(labels, expected_labels)
-    assert names(folder) == ["config.json", "png", "samples.npz", "samples.png"]
+    assert names(folder) == ["config.json", "lock", "png", "samples.npz", "samples.png"]
     # Those that were not written with their shard as well.
     for index in range(20):
         np.testing.assert_array_equal(read_image(folder / f"png/{index:06d}.png"), images[index])

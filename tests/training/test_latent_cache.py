@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rae_jax import build
+from rae_jax.checkpointing.claim import claimed
 from rae_jax.checkpointing.experiment import checkpoint_folder
 from rae_jax.checkpointing.partial_restore import read_metadata
 from rae_jax.configuration.errors import ConfigError
@@ -215,6 +216,13 @@ def test_latents_of_other_weights_do_not_mix(few, monkeypatch, tmp_path):
     )
     with pytest.raises(ValueError, match="were made with other fingerprints; put back"):
         latent_cache.cache_latents(config(), tmp_path)
+
+
+def test_two_jobs_do_not_share_a_folder(few, tmp_path):
+    few()
+    with claimed(tmp_path), pytest.raises(ValueError, match="is in use by process"):
+        latent_cache.cache_latents(config(), tmp_path)
+    assert not files(tmp_path)
 
 
 def test_latents_that_are_not_finite_are_refused(few, monkeypatch, tmp_path):

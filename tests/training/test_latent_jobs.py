@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rae_jax import build
+from rae_jax.checkpointing.claim import claimed
 from rae_jax.configuration.errors import ConfigError
 from rae_jax.data.sources.digits import Digits
 from rae_jax.reconstruction.latent_statistics import BatchMoments, LatentStatistics
@@ -95,7 +96,7 @@ def test_statistics_are_those_of_all_features_together(runs):
 def test_the_folder_holds_both_files_and_no_parts(runs):
     folder = runs / "statistics"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "latent_statistics.npz", "stat.pt"}
+    assert names == {"config.json", "latent_statistics.npz", "lock", "stat.pt"}
     ours = LatentStatistics.load(folder / "latent_statistics.npz")
     published = read_torch(folder / "stat.pt")
     for name, values in (("mean", ours.mean), ("var", ours.variance)):
@@ -122,6 +123,13 @@ def test_what_a_job_that_was_killed_at_its_end_left_out_is_made_up(few, tmp_path
     assert asked == []
     assert (tmp_path / "stat.pt").exists()
     assert not (tmp_path / "partial").exists()
+
+
+def test_two_jobs_do_not_share_a_folder(few, tmp_path):
+    few()
+    with claimed(tmp_path), pytest.raises(ValueError, match="is in use by process"):
+        compute(tmp_path)
+    assert compute(tmp_path).count
 
 
 def test_the_number_of_devices_changes_no_bit(few, monkeypatch, tmp_path):

@@ -27,7 +27,6 @@ EVALUATION = (
     "--config.evaluation.extractor.encoder.input_size=48",
 )
 TRAINING = (
-    "--config.duration=4 steps",
     "--config.loop.checkpoint_every=2 steps",
     "--config.loop.preview_every=4 steps",
     "--config.loop.log_every=1 steps",
@@ -43,7 +42,7 @@ DENOISER = (
     "--config.evaluation.reference.path=images.npz",
     "--config.evaluation.metrics=('fid',)",
     "--config.evaluation.sampler.num_steps=3",
-    "--config.autoencoder.checkpoint=first_1",
+    "--config.autoencoder.checkpoint=first_alone",
     "--config.autoencoder.statistics=",
 )
 
@@ -66,14 +65,25 @@ def run(project, arguments, spread):
 
 
 def trained(project, tool, config, workdir, several, *overrides):
-    """The folders of a run by one process, and of the same run by several."""
+    """The folders of a run of 4 steps by one process, and of the same run by several.
+
+    Args:
+        project: Where.
+        tool: Name of the tool.
+        config: Name of the config.
+        workdir: Beginning of the folders' names.
+        several: Who goes on, up to which step.
+        *overrides: Further arguments.
+    """
     folders = []
-    for spread in (ONE, several):
-        folder = project / f"{workdir}_{spread[0]}"
-        arguments = project.tool(tool, config, folder.name, *TRAINING, *overrides)
-        main = run(project, arguments, spread)
-        assert "on 4 device(s)" in main.stderr
-        assert len(said(main)) == 1
+    for name, turns in (("alone", {4: ONE}), ("together", several)):
+        folder = project / f"{workdir}_{name}"
+        for step, spread in turns.items():
+            duration = f"--config.duration={step} steps"
+            arguments = project.tool(tool, config, folder.name, duration, *TRAINING, *overrides)
+            main = run(project, arguments, spread)
+            assert "on 4 device(s)" in main.stderr
+            assert len(said(main)) == 1
         folders.append(folder)
     return folders
 
@@ -124,7 +134,7 @@ def steps_there(folder):
 
 @pytest.fixture(scope="module")
 def first(project):
-    return trained(project, "train_stage1", "stage1_gan", "first", FOUR, *GAN)
+    return trained(project, "train_stage1", "stage1_gan", "first", {4: FOUR}, *GAN)
 
 
 def test_stage_1_with_its_adversary_is_that_of_one_process(first):
@@ -135,7 +145,8 @@ def test_stage_1_with_its_adversary_is_that_of_one_process(first):
 
 
 def test_stage_2_and_its_samples_are_those_of_one_process(project, first):
-    folders = trained(project, "train_stage2", "stage2", "second", TWO, *DENOISER)
+    # Another number of processes goes on with what the first two have saved.
+    folders = trained(project, "train_stage2", "stage2", "second", {2: TWO, 4: FOUR}, *DENOISER)
     assert_same_run(folders, "samples_00000004.png")
     images = []
     for spread in (ONE, FOUR):

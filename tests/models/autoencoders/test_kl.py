@@ -66,6 +66,7 @@ def test_variances_are_clipped():
     assert float(found.min()) == -30 and float(found.max()) == 20
 
 
+@pytest.mark.long
 def test_zeros_would_not_pass():
     for name in [*TINY, *SINGLE_FILES]:
         case = load_case(f"autoencoder_kl_{name}")

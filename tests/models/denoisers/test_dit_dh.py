@@ -249,6 +249,7 @@ def flat(module, *filters):
     return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in paths}
 
 
+@pytest.mark.long
 def test_initial_distribution_of_every_parameter():
     config = dataclasses.replace(
         TINY,
@@ -280,6 +281,7 @@ def test_initial_distribution_of_every_parameter():
             assert abs(values.std() - bound / np.sqrt(3)) < spread, path
 
 
+@pytest.mark.long
 def test_a_fresh_model_predicts_zero_with_layers_that_differ():
     model = fresh(TINY)
     assert not np.any(predict(model, LATENTS, TIMES, LABELS))
