@@ -25,9 +25,7 @@ from rae_jax.models.autoencoders.dc_config import (
     DCConfig,
     Stage,
 )
-from rae_jax.models.autoencoders.options import ConvolutionalOptions
-from rae_jax.models.autoencoders.slicing import in_slices
-from rae_jax.models.autoencoders.tiling import in_tiles
+from rae_jax.models.autoencoders.options import ConvolutionalOptions, require_whole_latents
 from rae_jax.ops.images import from_signed, to_signed
 from rae_jax.ops.space_depth import average_channels, repeat_channels
 from rae_jax.typing import Array, DTypeLike, Float, Key
@@ -276,9 +274,8 @@ class AutoencoderDC(nnx.Module):
         Raises:
             ValueError: For images of another size.
         """
-        for side in images.shape[1:3]:
-            self._require_multiple(side)
-        latents = in_slices(self._encoded, to_signed(images), self.options.slice_size)
+        require_whole_latents(self.config.compression, *images.shape[1:3])
+        latents = self.options.encode(self.encoder, to_signed(images), self.config.compression)
         return latents.astype(jnp.float32)
 
     def encode(
@@ -297,7 +294,7 @@ class AutoencoderDC(nnx.Module):
 
     def decode_features(self, features: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
         """Images of latents that are not scaled."""
-        pixels = in_slices(self._decoded, features, self.options.slice_size)
+        pixels = self.options.decode(self.decoder, features, self.config.compression)
         return from_signed(pixels.astype(jnp.float32))
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -306,35 +303,7 @@ class AutoencoderDC(nnx.Module):
         Raises:
             ValueError: For a size that is no multiple of `config.compression`.
         """
-        self._require_multiple(image_size)
-        side = image_size // self.config.compression
-        return side, side, self.config.latent_channels
-
-    def _encoded(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        tiling = self.options.tiling
-        if tiling is None or not tiling.cuts(*pixels.shape[1:3]):
-            return self.encoder(pixels)
-        of_latents = tiling.of_latents(self.config.compression)
-        return in_tiles(
-            self.encoder, pixels, tiling, overlap=of_latents.overlap, keep=of_latents.stride
-        )
-
-    def _decoded(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
-        tiling, step = self.options.tiling, self.config.compression
-        if tiling is None or not tiling.cuts(latents.shape[1] * step, latents.shape[2] * step):
-            return self.decoder(latents)
-        return in_tiles(
-            self.decoder,
-            latents,
-            tiling.of_latents(step),
-            overlap=tiling.overlap,
-            keep=tiling.stride,
-        )
-
-    def _require_multiple(self, side: int) -> None:
         step = self.config.compression
-        if side < 1 or side % step:
-            raise ValueError(
-                f"image sides must be multiples of {step} for this autoencoder, got {side}; resize "
-                f"images to {max(side // step, 1) * step}"
-            )
+        require_whole_latents(step, image_size)
+        side = image_size // step
+        return side, side, self.config.latent_channels

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rae_jax.layers.dc_blocks import ACTIVATIONS, FACTOR, NORMS
+from rae_jax.models.autoencoders.config_file import entries_of
 
 CLASS_NAME = "AutoencoderDC"
 
@@ -175,14 +176,7 @@ class DCConfig:
         Raises:
             ValueError: It is of another class, has unknown entries, or options that do not fit.
         """
-        if content.get("_class_name") != CLASS_NAME:
-            raise ValueError(
-                f"_class_name must be {CLASS_NAME!r}, got {content.get('_class_name')!r}"
-            )
-        values = {name: value for name, value in content.items() if not name.startswith("_")}
-        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"entries that {CLASS_NAME} does not have: {', '.join(unknown)}")
+        values = entries_of(content, CLASS_NAME, dataclasses.fields(cls))
         for field in dataclasses.fields(cls):
             _require_type(field.name, values.get(field.name, field.default), field.default)
         if "scaling_factor" in values:

@@ -18,10 +18,8 @@ from rae_jax.layers.resnet_blocks import (
 )
 from rae_jax.models.autoencoders.base import LatentMoments, require_class
 from rae_jax.models.autoencoders.kl_config import CLASS_NAME, KLConfig
-from rae_jax.models.autoencoders.options import ConvolutionalOptions
+from rae_jax.models.autoencoders.options import ConvolutionalOptions, require_whole_latents
 from rae_jax.models.autoencoders.posterior import DiagonalGaussian
-from rae_jax.models.autoencoders.slicing import in_slices
-from rae_jax.models.autoencoders.tiling import in_tiles
 from rae_jax.ops.images import from_signed, to_signed
 from rae_jax.typing import Array, DTypeLike, Float, Key
 
@@ -232,9 +230,8 @@ class AutoencoderKL(nnx.Module):
         Raises:
             ValueError: For images of another size.
         """
-        for side in images.shape[1:3]:
-            self._require_multiple(side)
-        moments = in_slices(self._encoded, to_signed(images), self.options.slice_size)
+        require_whole_latents(self.config.compression, *images.shape[1:3])
+        moments = self.options.encode(self._encoder, to_signed(images), self.config.compression)
         return DiagonalGaussian.of_moments(moments)
 
     def features(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
@@ -266,7 +263,7 @@ class AutoencoderKL(nnx.Module):
 
     def decode_features(self, features: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
         """Images of latents that are neither shifted nor scaled."""
-        pixels = in_slices(self._decoded, features, self.options.slice_size)
+        pixels = self.options.decode(self._decoder, features, self.config.compression)
         return from_signed(pixels.astype(jnp.float32))
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
@@ -275,8 +272,9 @@ class AutoencoderKL(nnx.Module):
         Raises:
             ValueError: For a size that is no multiple of `config.compression`.
         """
-        self._require_multiple(image_size)
-        side = image_size // self.config.compression
+        step = self.config.compression
+        require_whole_latents(step, image_size)
+        side = image_size // step
         return side, side, self.config.latent_channels
 
     def _shift_and_scale(self) -> tuple[Float[np.ndarray, "1 1 1 C"], Float[np.ndarray, "1 1 1 C"]]:
@@ -295,32 +293,3 @@ class AutoencoderKL(nnx.Module):
 
     def _decoder(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
         return self.decoder(latents if self.post_quant is None else self.post_quant(latents))
-
-    def _encoded(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-        tiling = self.options.tiling
-        if tiling is None or not tiling.cuts(*pixels.shape[1:3]):
-            return self._encoder(pixels)
-        of_latents = tiling.of_latents(self.config.compression)
-        return in_tiles(
-            self._encoder, pixels, tiling, overlap=of_latents.overlap, keep=of_latents.stride
-        )
-
-    def _decoded(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
-        tiling, step = self.options.tiling, self.config.compression
-        if tiling is None or not tiling.cuts(latents.shape[1] * step, latents.shape[2] * step):
-            return self._decoder(latents)
-        return in_tiles(
-            self._decoder,
-            latents,
-            tiling.of_latents(step),
-            overlap=tiling.overlap,
-            keep=tiling.stride,
-        )
-
-    def _require_multiple(self, side: int) -> None:
-        step = self.config.compression
-        if side < 1 or side % step:
-            raise ValueError(
-                f"image sides must be multiples of {step} for this autoencoder, got {side}; resize "
-                f"images to {max(side // step, 1) * step}"
-            )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rae_jax.layers.dc_blocks import ACTIVATIONS
+from rae_jax.models.autoencoders.config_file import entries_of
 from rae_jax.models.autoencoders.tiling import Tiling
 
 CLASS_NAME = "AutoencoderKL"
@@ -96,15 +97,7 @@ class KLConfig:
         Raises:
             ValueError: It is of another class, has unknown entries, or options that do not fit.
         """
-        if content.get("_class_name") != CLASS_NAME:
-            raise ValueError(
-                f"_class_name must be {CLASS_NAME!r}, got {content.get('_class_name')!r}"
-            )
-        values = {name: value for name, value in content.items() if not name.startswith("_")}
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(values.keys() - fields.keys())
-        if unknown:
-            raise ValueError(f"entries that {CLASS_NAME} does not have: {', '.join(unknown)}")
+        values = entries_of(content, CLASS_NAME, dataclasses.fields(cls))
         for name, value in values.items():
             _require_type(name, value)
         return cls(**{name: _value(name, value) for name, value in values.items()})

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rae_jax.models.autoencoders.config_file import entries_of
 from rae_jax.models.decoders.vit_decoder import DecoderConfig
 from rae_jax.models.encoders.dinov2 import DINOv2Config
 from rae_jax.models.encoders.mae import MAEConfig
@@ -106,14 +107,7 @@ class RAEConfig:
         Raises:
             ValueError: It is of another class, has unknown entries, or sizes that do not fit.
         """
-        if content.get("_class_name") != CLASS_NAME:
-            raise ValueError(
-                f"_class_name must be {CLASS_NAME!r}, got {content.get('_class_name')!r}"
-            )
-        values = {name: value for name, value in content.items() if not name.startswith("_")}
-        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"entries that {CLASS_NAME} does not have: {', '.join(unknown)}")
+        values = entries_of(content, CLASS_NAME, dataclasses.fields(cls))
         for field in dataclasses.fields(cls):
             value = values.get(field.name, field.default)
             if field.type in (int, "int") and (type(value) is not int or value < 1):
