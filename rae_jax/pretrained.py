@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import jax
 from flax import nnx
@@ -18,7 +18,7 @@ from rae_jax.models.compute import Compute
 from rae_jax.sharding.rules import tree_shardings
 from rae_jax.typing import DTypeLike
 from rae_jax.weights import autoencoders, readers
-from rae_jax.weights.families import FAMILIES, AnyAutoencoder, family_of, load_folder
+from rae_jax.weights.families import FAMILIES, AnyAutoencoder, load_folder, save_folder
 from rae_jax.weights.tables.vit_layers import Style
 
 A = TypeVar("A", bound=AnyAutoencoder)
@@ -126,24 +126,24 @@ def load_single_file(
 def save_autoencoder(
     folder: str | os.PathLike[str], autoencoder: AnyAutoencoder, *, style: str | None = None
 ) -> None:
-    """Writes the folder of diffusers; see `save_diffusers` of the autoencoder's family.
+    """Writes a folder that diffusers reads; see `weights.families.save_folder`.
 
     Args:
         folder: Made if need be.
         autoencoder: Of any class in `FAMILIES`.
-        style: Of a RAE alone, see `weights.autoencoders.save_diffusers`.
+        style: Of a RAE alone, see `weights.autoencoders.to_diffusers`.
 
     Raises:
         ValueError: An unknown style, or diffusers cannot express the autoencoder.
     """
     if style is None:
-        family_of(autoencoder).save(folder, autoencoder)
+        save_folder(folder, autoencoder)
         return
     if style not in get_args(Style):
         raise ValueError(f"style must be one of {get_args(Style)}, got {style!r}")
     if not isinstance(autoencoder, AutoencoderRAE):
         raise ValueError(f"style is of the encoders of a RAE, got {type(autoencoder).__name__}")
-    autoencoders.save_diffusers(folder, autoencoder, style=cast(Style, style))
+    save_folder(folder, autoencoder, style=style)
 
 
 def is_run(folder: AnyPath) -> bool:

@@ -16,7 +16,6 @@ from rae_jax.configuration import schema
 from rae_jax.configuration.reconstruction import RANDOM_FEATURES, DiscriminatorConfig, LPIPSConfig
 from rae_jax.configuration.section import nearest
 from rae_jax.layers.functional import abstract, freeze
-from rae_jax.models.autoencoders import dc_config, kl_config, rae_config
 from rae_jax.models.autoencoders.dc_config import DCConfig
 from rae_jax.models.autoencoders.kl_config import KLConfig
 from rae_jax.models.autoencoders.latent_normalization import (
@@ -24,25 +23,18 @@ from rae_jax.models.autoencoders.latent_normalization import (
     ScaledNormalization,
 )
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
-from rae_jax.models.autoencoders.rae_config import RAEConfig
 from rae_jax.models.auxiliary.dino_discriminator import DINO, DINO_SIZES
 from rae_jax.models.auxiliary.lpips import LPIPS
 from rae_jax.models.auxiliary.vgg import VGG16
 from rae_jax.models.compute import Compute
 from rae_jax.weights import autoencoder_dc, autoencoder_kl, auxiliary, hub, readers
 from rae_jax.weights.autoencoders import Loading, empty_parts
-from rae_jax.weights.families import AnyAutoencoder
+from rae_jax.weights.families import AnyAutoencoder, read_family
 from rae_jax.weights.pretrained import Preprocessing, encoder_config, encoder_from_config
 from rae_jax.weights.published_sizes import AUTOENCODERS, ENCODERS
 
 # Values, not shapes, so they only stand in the program as constants.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-_CLASSES: Mapping[str, type[RAEConfig] | type[KLConfig] | type[DCConfig]] = {
-    rae_config.CLASS_NAME: RAEConfig,
-    kl_config.CLASS_NAME: KLConfig,
-    dc_config.CLASS_NAME: DCConfig,
-}
 
 
 def encoder(config: schema.AutoencoderConfig, compute: Compute) -> build.LoadedEncoder:
@@ -55,7 +47,8 @@ def encoder(config: schema.AutoencoderConfig, compute: Compute) -> build.LoadedE
     name = config.encoder.path
     sizes = ENCODERS.get(name)
     if sizes is None:
-        sizes = encoder_config(_content(name, ENCODERS, "autoencoder.encoder.path"))
+        path = _config_file(name, ENCODERS, "autoencoder.encoder.path")
+        sizes = encoder_config(readers.read_json(path))
     module = encoder_from_config(sizes, **compute.arguments)
     return build.frozen_encoder(config, module, Preprocessing(_MEAN, _STD))
 
@@ -103,11 +96,7 @@ def _published(name: str, compute: Compute) -> AnyAutoencoder:
     loading = Loading(compute)
     config = AUTOENCODERS.get(name)
     if config is None:
-        content = _content(name, AUTOENCODERS, "autoencoder.pretrained")
-        kind = str(content.get("_class_name"))
-        if kind not in _CLASSES:
-            raise ValueError(f"{name}: _class_name must be one of {list(_CLASSES)}, got {kind!r}")
-        config = _CLASSES[kind].read(content)
+        _, config = read_family(_config_file(name, AUTOENCODERS, "autoencoder.pretrained"))
     if isinstance(config, KLConfig):
         return autoencoder_kl.empty(config, loading)
     if isinstance(config, DCConfig):
@@ -125,14 +114,15 @@ def _published(name: str, compute: Compute) -> AnyAutoencoder:
     )
 
 
-def _content(name: str, published: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """What stands in the `config.json` of a folder or of a built-in model."""
+def _config_file(name: str, published: Mapping[str, Any], key: str) -> pathlib.Path:
+    """The `config.json` of a folder or of a built-in model."""
     folder = pathlib.Path(name).expanduser()
     if name.startswith(hub.BUILTIN):
         folder = hub.resolve(name, ())
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise FileNotFoundError(
             f"{key} must be published under that name or be a folder with a config.json for its "
             f"sizes to be known, got {name!r}: {nearest(name, published)}"
         )
-    return dict(readers.read_json(folder / "config.json"))
+    return path

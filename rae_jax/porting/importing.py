@@ -20,6 +20,7 @@ from rae_jax.reconstruction.latent_statistics import LatentStatistics
 from rae_jax.weights import autoencoders, checkpoints, convert, hub, readers
 from rae_jax.weights.convert import Report, Tensors, WeightError
 from rae_jax.weights.errors import WeightFileError
+from rae_jax.weights.families import family_of, load_folder, save_folder
 from rae_jax.weights.pretrained import (
     ENCODER_FILES,
     encoder_config,
@@ -288,7 +289,7 @@ def _encoder(request: Request, dry_run: bool, verify: bool, say: Callable[[str],
 def _autoencoder(request: Request, dry_run: bool, verify: bool, say: Callable[[str], None]) -> None:
     folder = autoencoders.find_diffusers(request.source)
     loading = autoencoders.Loading(build.Compute())
-    config = RAEConfig.read(readers.read_json(folder / "config.json"))
+    config = readers.read_config(folder / "config.json", RAEConfig.read)
     tensors = readers.read_tensors(folder, autoencoders.DIFFUSERS_STEM)
     table = diffusers_rae_table(config, tensors)
     report = convert.report(table, tensors, autoencoders.empty_parts(config, tensors, loading))
@@ -296,13 +297,13 @@ def _autoencoder(request: Request, dry_run: bool, verify: bool, say: Callable[[s
         _tell(report, say)
         report.require()
         return
-    module = autoencoders.load_diffusers(folder, loading)
+    module = load_folder(folder, loading)
     style = find_style(tensors)
     with new_folder(request.output) as partial:
-        autoencoders.save_diffusers(partial, module, style=style)
+        save_folder(partial, module, style=style)
         if verify:
-            again = autoencoders.load_diffusers(partial, loading)
-            _, written = autoencoders.to_diffusers(again, style=style)
+            again = load_folder(partial, loading)
+            _, written = family_of(again).export(again, style=style)
             used = {key: value for key, value in written.items() if not table.ignores(key)}
             read = {key: tensors[key] for key in used if key in tensors}
             # Some files have one axis more, of length one.

@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 from flax import nnx
 
-from rae_jax.files import local_path
 from rae_jax.layers.functional import abstract
 from rae_jax.models.autoencoders.kl import AutoencoderKL
-from rae_jax.models.autoencoders.kl_config import RELEASED, KLConfig
-from rae_jax.models.autoencoders.options import ConvolutionalOptions
-from rae_jax.weights import convert, hub, readers, writers
-from rae_jax.weights.autoencoders import DIFFUSERS_STEM, Loading
-from rae_jax.weights.errors import WeightFileError
+from rae_jax.models.autoencoders.kl_config import CLASS_NAME, RELEASED, KLConfig
+from rae_jax.weights import convert, readers, single_files
+from rae_jax.weights.autoencoders import Loading
 from rae_jax.weights.tables.autoencoder_kl import Layout, autoencoder_kl_table
 from rae_jax.weights.torch_files import read_torch
 
@@ -33,22 +29,6 @@ _MARKS: Mapping[Layout, str] = {
 
 _LATENT_ENTRY, _QUANT_ENTRY = "decoder.conv_in.weight", "quant_conv.weight"
 _TRAINING_STATE = "state_dict"
-
-
-def load_diffusers(folder: pathlib.Path, loading: Loading) -> AutoencoderKL:
-    """The autoencoder in a folder that diffusers wrote, with its former names too.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: It is of another class, or files do not fit together; the message lists every
-            mismatch.
-    """
-    config = _read_config(folder / "config.json")
-    tensors = readers.read_tensors(folder, DIFFUSERS_STEM)
-    try:
-        return from_tensors(config, tensors, loading, layout=_layout(tensors))
-    except ValueError as error:
-        raise type(error)(f"{folder}: {error}") from None
 
 
 def load_single_file(
@@ -75,6 +55,13 @@ def load_single_file(
         raise type(error)(f"{path}: {error}") from None
 
 
+def from_diffusers(
+    config: KLConfig, tensors: Mapping[str, np.ndarray], loading: Loading
+) -> AutoencoderKL:
+    """The autoencoder of diffusers with these options and entries, with former names too."""
+    return from_tensors(config, tensors, loading, layout=_layout(tensors))
+
+
 def from_tensors(
     config: KLConfig,
     tensors: Mapping[str, np.ndarray],
@@ -89,53 +76,13 @@ def from_tensors(
 
 def empty(config: KLConfig, loading: Loading | None = None) -> AutoencoderKL:
     """The module with shapes in place of arrays."""
-    loading = loading or Loading()
-    options = ConvolutionalOptions(slice_size=loading.slice_size, tiling=loading.tiling)
-    return abstract(
-        lambda: AutoencoderKL(
-            config, options=options, rngs=nnx.Rngs(0), **loading.compute.arguments
-        )
-    )
+    arguments = (loading or Loading()).convolutional_arguments
+    return abstract(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0), **arguments))
 
 
 def find_config(source: ConfigSource) -> KLConfig:
-    """Options of an autoencoder.
-
-    Args:
-        source: The options or the contents of a `config.json`; or the name of a release
-            ("sdxl-vae"), the path of a `config.json`, or a folder or hub repository with one.
-
-    Raises:
-        FileNotFoundError: There is no such thing.
-        ValueError: It holds options of something else.
-    """
-    if isinstance(source, KLConfig):
-        return source
-    if isinstance(source, Mapping):
-        return KLConfig.read(source)
-    name = os.fspath(source)
-    if name in RELEASED:
-        return RELEASED[name]
-    path = pathlib.Path(name).expanduser()
-    if not path.is_file():
-        try:
-            path = hub.resolve(name, ("config.json",)) / "config.json"
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; the releases are {', '.join(RELEASED)}") from None
-    return _read_config(path)
-
-
-def save_diffusers(folder: str | os.PathLike[str], autoencoder: AutoencoderKL) -> None:
-    """Writes a folder that diffusers and `load_diffusers` read; the weights come last.
-
-    Args:
-        folder: Made if need be.
-        autoencoder: Any.
-    """
-    folder = local_path(folder, "a folder to write")
-    config, tensors = to_diffusers(autoencoder)
-    writers.write_json(folder / "config.json", config.write())
-    writers.write_tensors(folder / f"{DIFFUSERS_STEM}.safetensors", tensors)
+    """Options of an autoencoder, see `single_files.find_config`."""
+    return single_files.find_config(source, KLConfig, RELEASED)
 
 
 def to_diffusers(autoencoder: AutoencoderKL) -> tuple[KLConfig, dict[str, np.ndarray]]:
@@ -151,13 +98,6 @@ def to_tensors(autoencoder: AutoencoderKL, layout: Layout = "diffusers") -> dict
 def entry_shapes(config: KLConfig, layout: Layout = "diffusers") -> dict[str, tuple[int, ...]]:
     """Every entry of the file of an autoencoder with these options."""
     return convert.entry_shapes(autoencoder_kl_table(config, layout), empty(config))
-
-
-def _read_config(path: pathlib.Path) -> KLConfig:
-    try:
-        return KLConfig.read(readers.read_json(path))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _read_file(path: pathlib.Path) -> Mapping[str, np.ndarray]:
@@ -177,35 +117,15 @@ def _own_entries(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
 
 
 def _layout(tensors: Mapping[str, np.ndarray]) -> Layout:
-    for layout, key in _MARKS.items():
-        if key in tensors:
-            return layout
-    listed = ", ".join(list(tensors)[:4])
-    wanted = " nor ".join(_MARKS.values())
-    raise WeightFileError(f"this is no AutoencoderKL: it has neither {wanted}, but {listed}, ...")
+    return single_files.find_layout(tensors, _MARKS, CLASS_NAME)
 
 
 def _assumed(tensors: Mapping[str, np.ndarray]) -> KLConfig:
     """Options of the first release that has such entries."""
     channels = readers.header(tensors, _LATENT_ENTRY).shape[1]
-    fitting = [
-        name
+    fitting = {
+        name: config
         for name, config in RELEASED.items()
         if config.latent_channels == channels and config.use_quant_conv == (_QUANT_ENTRY in tensors)
-    ]
-    if not fitting:
-        raise WeightFileError(
-            f"no release has latents of {channels} channels and such entries; give config="
-        )
-    chosen, *_ = fitting
-    factors = ", ".join(
-        f"{name!r} ({RELEASED[name].scaling_factor}, {RELEASED[name].shift_factor})"
-        for name in fitting
-    )
-    logging.warning(
-        "%s assumed: the file may be of any of %s, which differ in scaling factor and shift alone; "
-        "give config= to say which it is",
-        chosen,
-        factors,
-    )
-    return RELEASED[chosen]
+    }
+    return single_files.assumed_config(fitting, channels, ("scaling_factor", "shift_factor"))

@@ -14,13 +14,13 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
-from rae_jax.files import local_path
 from rae_jax.layers.functional import Buffer, abstract
 from rae_jax.models.autoencoders.latent_normalization import (
     LatentNormalization,
     Normalization,
     ScaledNormalization,
 )
+from rae_jax.models.autoencoders.options import ConvolutionalOptions
 from rae_jax.models.autoencoders.rae import AutoencoderRAE, RAEOptions
 from rae_jax.models.autoencoders.rae_config import (
     CLASS_NAME,
@@ -36,7 +36,7 @@ from rae_jax.models.encoders.base import Encoder
 from rae_jax.models.encoders.vision_transformer import VisionTransformer
 from rae_jax.reconstruction.latent_noise import LatentNoise
 from rae_jax.sharding.rules import leaf_sharding
-from rae_jax.weights import convert, hub, readers, writers
+from rae_jax.weights import convert, hub, readers
 from rae_jax.weights.pretrained import encoder_from_config, load_encoder
 from rae_jax.weights.tables.diffusers_rae import POSITIONS, diffusers_rae_table
 from rae_jax.weights.tables.vit_decoder import VIT_DECODER
@@ -73,6 +73,12 @@ class Loading:
                 f"{CLASS_NAME} takes images of one size, so it has no tiles; leave out tiling"
             )
 
+    @property
+    def convolutional_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of autoencoders of convolutions."""
+        options = ConvolutionalOptions(slice_size=self.slice_size, tiling=self.tiling)
+        return {"options": options, **self.compute.arguments}
+
     def place(self, path: str, leaf: Any) -> jax.sharding.Sharding | None:
         """Where the array of a leaf goes."""
         return None if self.mesh is None else leaf_sharding(path, leaf.shape, self.mesh)
@@ -87,26 +93,6 @@ class _Parts(nnx.Module):
         self.image_std = Buffer(jnp.asarray(buffers["image_std"], jnp.float32))
         self.latents_mean = Buffer(jnp.asarray(buffers["latents_mean"], jnp.float32))
         self.latents_std = Buffer(jnp.asarray(buffers["latents_std"], jnp.float32))
-
-
-def load_diffusers(folder: pathlib.Path, loading: Loading) -> AutoencoderRAE:
-    """The autoencoder in a folder that diffusers wrote.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: It is of another class, or files do not fit together; the message lists every
-            mismatch.
-    """
-    path = folder / "config.json"
-    try:
-        config = RAEConfig.read(readers.read_json(path))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    tensors = readers.read_tensors(folder, DIFFUSERS_STEM)
-    try:
-        return from_diffusers(config, tensors, loading)
-    except ValueError as error:
-        raise type(error)(f"{folder}: {error}") from None
 
 
 def from_diffusers(
@@ -166,19 +152,15 @@ def entry_shapes(config: RAEConfig, *, style: Style) -> dict[str, tuple[int, ...
     return shapes | {key: array.shape for key, array in _unused(config, style).items()}
 
 
-def save_diffusers(
-    folder: str | os.PathLike[str],
-    autoencoder: AutoencoderRAE,
-    *,
-    style: Style | None = None,
-) -> None:
-    """Writes a folder that diffusers and `load_diffusers` read; the weights come last.
+def to_diffusers(
+    autoencoder: AutoencoderRAE, *, style: Style | None = None
+) -> tuple[RAEConfig, dict[str, np.ndarray]]:
+    """Options and entries of diffusers' autoencoder that does the same.
 
     Latent statistics of the RAE release are folded into those of diffusers, so that both give the
     same latents.
 
     Args:
-        folder: Made if need be.
         autoencoder: With a decoder.
         style: Which transformers' names the encoder's entries have, for diffusers looks for those
             of the version that is installed beside it. Unless given, those of version 5, but for
@@ -187,16 +169,6 @@ def save_diffusers(
     Raises:
         ValueError: diffusers cannot express the autoencoder.
     """
-    folder = local_path(folder, "a folder to write")
-    config, tensors = to_diffusers(autoencoder, style=style)
-    writers.write_json(folder / "config.json", config.write())
-    writers.write_tensors(folder / f"{DIFFUSERS_STEM}.safetensors", tensors)
-
-
-def to_diffusers(
-    autoencoder: AutoencoderRAE, *, style: Style | None = None
-) -> tuple[RAEConfig, dict[str, np.ndarray]]:
-    """Options and entries of diffusers' autoencoder that does the same; see `save_diffusers`."""
     decoder, encoder = autoencoder.decoder, autoencoder.encoder
     if decoder is None:
         raise ValueError("this autoencoder only encodes; diffusers needs a decoder too")

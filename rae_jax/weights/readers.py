@@ -5,8 +5,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +16,8 @@ from rae_jax.files import any_path, local_path
 from rae_jax.weights.checkpoints import flat
 from rae_jax.weights.errors import WeightFileError
 from rae_jax.weights.torch_files import read_torch
+
+T = TypeVar("T")
 
 INDEX_SUFFIX = ".index.json"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -149,6 +151,20 @@ def read_json(path: str | os.PathLike[str]) -> dict:
     if not isinstance(content, dict):
         raise WeightFileError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def read_config(path: str | os.PathLike[str], read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of the object in a JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no JSON object, or what `read` refuses; the message names the file.
+    """
+    content = read_json(path)
+    try:
+        return read(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_tensors(path: str | os.PathLike[str], stem: str = "model") -> Mapping[str, np.ndarray]:

@@ -117,7 +117,7 @@ class AutoencoderRAE(nnx.Module):
 
         Args:
             folder: Made if need be.
-            style: "transformers4" or "transformers5", see `weights.autoencoders.save_diffusers`.
+            style: "transformers4" or "transformers5", see `weights.autoencoders.to_diffusers`.
 
         Raises:
             ValueError: diffusers cannot express this autoencoder; the message lists why.
