@@ -23,7 +23,7 @@ from rae_jax.benchmarking.report import Row
 from rae_jax.benchmarking.sides import load
 from rae_jax.data import extras, packing, pipeline, transforms
 from rae_jax.data.latents import LatentManifest
-from rae_jax.data.records import MANIFEST
+from rae_jax.data.manifests import MANIFEST
 from rae_jax.data.shards import write_shard
 from rae_jax.data.sources.array_record import ArrayRecords
 from rae_jax.data.sources.base import Record, Source

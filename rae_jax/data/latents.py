@@ -10,9 +10,7 @@ MessagePack map of
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +18,10 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
+from rae_jax.data import manifests
 from rae_jax.data.decoding import UnreadableImageError
-from rae_jax.data.records import MANIFEST, Shard
+from rae_jax.data.manifests import Shard
+from rae_jax.data.records import packed
 
 FORMAT = "rae_jax latent records 1"
 
@@ -62,7 +62,7 @@ class LatentManifest:
 
     def dumps(self) -> str:
         """The text of `manifest.json`."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+        return manifests.dumps(self, FORMAT)
 
     @property
     def versions(self) -> int:
@@ -74,9 +74,7 @@ class LatentManifest:
         content: dict[str, Any] = {"label": label, "latent": self._bytes(latent)}
         if deviation is not None:
             content["deviation"] = self._bytes(deviation)
-        packed = msgpack.packb(content)
-        assert packed is not None  # for the type checker: there is no stream to write to
-        return packed
+        return packed(content)
 
     def unpack(self, record: bytes, where: str) -> dict[str, Any]:
         """`latent`, perhaps `deviation`, and `label` of a record; `where` names it in errors.
@@ -105,21 +103,10 @@ def read_latent_manifest(folder: str | os.PathLike[str]) -> LatentManifest:
         FileNotFoundError: There is none.
         ValueError: It is of another format, or damaged.
     """
-    path = pathlib.Path(folder) / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no {MANIFEST} in {os.fspath(folder)}; cache latents with tools/cache_latents.py, or "
-            "let it finish"
-        ) from None
-    try:
-        content = json.loads(text)
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"its format must be {FORMAT!r}")
-        content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
-        for name in ("classes", "latent_shape"):
-            content[name] = tuple(content[name])
-        return LatentManifest(**content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be used ({error}); cache the latents again") from error
+    return manifests.read(
+        folder,
+        FORMAT,
+        LatentManifest,
+        lists=("classes", "latent_shape"),
+        remedy="cache latents with tools/cache_latents.py",
+    )

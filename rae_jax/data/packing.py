@@ -20,7 +20,8 @@ import numpy as np
 
 from rae_jax.data import transforms
 from rae_jax.data.decoding import UnreadableImageError, decode
-from rae_jax.data.records import FORMAT, MANIFEST, Manifest, Shard, pack_file, pack_pixels
+from rae_jax.data.manifests import MANIFEST, Shard
+from rae_jax.data.records import FORMAT, Manifest, pack_file, pack_pixels
 from rae_jax.data.shards import checksum, write_shard
 from rae_jax.data.sources.digits import Digits
 from rae_jax.data.sources.image_folder import ImageFolder

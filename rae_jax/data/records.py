@@ -9,35 +9,17 @@ so that any one is read without its neighbours. It is a MessagePack map of
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 from typing import Any
 
 import msgpack
 import numpy as np
 
+from rae_jax.data import manifests
 from rae_jax.data.decoding import UnreadableImageError, decode
+from rae_jax.data.manifests import Shard
 
-MANIFEST = "manifest.json"
 FORMAT = "rae_jax image records 1"
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file of records.
-
-    Attributes:
-        name: File name.
-        records: How many records it holds.
-        size: Its bytes.
-        sha256: Their checksum.
-    """
-
-    name: str
-    records: int
-    size: int
-    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +40,7 @@ class Manifest:
 
     def dumps(self) -> str:
         """The text of `manifest.json`."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+        return manifests.dumps(self, FORMAT)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -68,40 +50,31 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         FileNotFoundError: There is none.
         ValueError: It is of another format, or damaged.
     """
-    path = pathlib.Path(folder) / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no {MANIFEST} in {os.fspath(folder)}; pack images with tools/prepare_dataset.py, "
-            "or let it finish"
-        ) from None
-    try:
-        content = json.loads(text)
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"its format must be {FORMAT!r}")
-        shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-        lists = {name: tuple(content.pop(name)) for name in ("classes", "unreadable")}
-        return Manifest(**lists, **content, shards=shards)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be used ({error}); pack the images again") from error
+    return manifests.read(
+        folder,
+        FORMAT,
+        Manifest,
+        lists=("classes", "unreadable"),
+        remedy="pack images with tools/prepare_dataset.py",
+    )
+
+
+def packed(content: dict[str, Any]) -> bytes:
+    """A record of any kind: a MessagePack map."""
+    record = msgpack.packb(content)
+    assert record is not None  # for the type checker: there is no stream to write to
+    return record
 
 
 def pack_file(data: bytes, label: int, name: str) -> bytes:
     """A record of an image file."""
-    return _packed({"image": data, "label": label, "name": name})
+    return packed({"image": data, "label": label, "name": name})
 
 
 def pack_pixels(pixels: np.ndarray, label: int, name: str) -> bytes:
     """A record of pixels, uint8 [H, W, 3]."""
     size = list(pixels.shape[:2])
-    return _packed({"pixels": pixels.tobytes(), "size": size, "label": label, "name": name})
-
-
-def _packed(content: dict[str, Any]) -> bytes:
-    packed = msgpack.packb(content)
-    assert packed is not None  # for the type checker: there is no stream to write to
-    return packed
+    return packed({"pixels": pixels.tobytes(), "size": size, "label": label, "name": name})
 
 
 def unpack(record: bytes, where: str) -> tuple[np.ndarray, int]:

@@ -17,7 +17,7 @@ from rae_jax.checkpointing.experiment import open_workdir, require_experiment
 from rae_jax.configuration.schema import LatentCacheConfig, as_dict
 from rae_jax.data import pipeline
 from rae_jax.data.latents import LatentManifest
-from rae_jax.data.records import MANIFEST, Shard
+from rae_jax.data.manifests import MANIFEST, Shard
 from rae_jax.data.shards import checksum, write_shard
 from rae_jax.data.sources.base import LabelledSource, Selection
 from rae_jax.files import WORK_FOLDER, local_path, replacing

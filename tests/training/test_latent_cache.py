@@ -19,12 +19,13 @@ from rae_jax.configuration.errors import ConfigError
 from rae_jax.configuration.schema import DataConfig, LatentCacheConfig, Stage2Config
 from rae_jax.data.latents import read_latent_manifest
 from rae_jax.data.sources.cached_latents import CachedLatents
-from rae_jax.data.sources.digits import Digits
 from rae_jax.layers.functional import split
 from rae_jax.models.autoencoders.base import LatentMoments
 from rae_jax.ops.images import to_float
 from rae_jax.training import latent_cache, stage2
 from tests import pipeline
+from tests.training import few_digits
+from tests.training.few_digits import FewDigits
 
 COUNT, SHARD = 20, 8
 SHAPE = (3, 3, 64)
@@ -32,35 +33,9 @@ AUTOENCODER = dataclasses.replace(pipeline.stage1().autoencoder, noise_tau=0.8)
 DATA = DataConfig(source="digits", image_size=48, crop="none", horizontal_flip=True, num_threads=0)
 
 
-class FewDigits:
-    """The first digits, which end a job with an error at one of them; notes what is read."""
-
-    classes = tuple("0123456789")
-
-    def __init__(self, fail_at):
-        self.source, self.fail_at, self.asked = Digits("train", image_size=48), fail_at, []
-
-    def __len__(self):
-        return COUNT
-
-    def __getitem__(self, index):
-        if index == self.fail_at:
-            raise OSError("the disk is gone")
-        self.asked.append(index)
-        return self.source[index]
-
-
 @pytest.fixture
 def few(monkeypatch):
-    """Function that puts few digits, as if read anew, in the place of all; gives what is read."""
-
-    def restart(fail_at=None):
-        source = FewDigits(fail_at)
-        monkeypatch.setattr(build, "source", lambda config: source)
-        return source.asked
-
-    restart()
-    return restart
+    return few_digits.in_place_of_all(monkeypatch, COUNT)
 
 
 def config(**changes):
@@ -78,7 +53,7 @@ def config(**changes):
 def cached(tmp_path_factory):
     """A finished folder, made by two devices; not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "source", lambda config: FewDigits(None))
+        patch.setattr(build, "source", lambda config: FewDigits(COUNT))
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:2])
         return latent_cache.cache_latents(config(), tmp_path_factory.mktemp("cached"))
 
@@ -107,7 +82,7 @@ def assert_same_files(folder, other):
 
 
 def test_latents_are_those_of_the_images_and_of_their_mirror_images(cached):
-    source, digits = CachedLatents(cached), FewDigits(None)
+    source, digits = CachedLatents(cached), FewDigits(COUNT)
     assert (len(source), source.classes) == (COUNT, digits.classes)
     assert [shard.records for shard in source.manifest.shards] == [16, 16, 8]
     images = np.stack([digits[index]["image"] for index in range(COUNT)])
@@ -126,7 +101,7 @@ def test_latents_are_those_of_the_images_and_of_their_mirror_images(cached):
 def test_batches_are_those_of_the_images(cached, flip):
     data = dataclasses.replace(DATA, horizontal_flip=flip)
     stored = dataclasses.replace(data, source="cached_latents", path=str(cached))
-    sources = (FewDigits(None), data), (build.cached_latents(stored), stored)
+    sources = (FewDigits(COUNT), data), (build.cached_latents(stored), stored)
     # Batches straddle epochs: the choice is by epoch too.
     streams = [
         build.batches(source, settings, seed=3, global_batch_size=8, start_step=1)
@@ -319,7 +294,7 @@ def test_damaged_manifests_are_told(cached, tmp_path):
     content = json.loads((cached / "manifest.json").read_text())
     for change in ({"format": "other"}, {"shards": [{"name": "a"}]}, {"colour": "red"}):
         (tmp_path / "manifest.json").write_text(json.dumps({**content, **change}))
-        with pytest.raises(ValueError, match="cannot be used .* cache the latents again"):
+        with pytest.raises(ValueError, match="cannot be used .* cache latents with .* again"):
             read_latent_manifest(tmp_path)
 
 

@@ -19,6 +19,7 @@ from rae_jax.training import latent_jobs
 from rae_jax.training.latent_blocks import Blocks, Task
 from rae_jax.weights.torch_files import read_torch, write_torch
 from tests import pipeline
+from tests.training import few_digits
 
 COUNT, SIZE = 50, 8
 SHAPE = (3, 3, 64)
@@ -35,33 +36,9 @@ def features_of(count):
     return np.asarray(jax.jit(loaded.module)(jnp.asarray(pixels)), np.float64)
 
 
-class FewDigits:
-    """The first digits, which end a job with an error at one of them; notes what is read."""
-
-    def __init__(self, fail_at):
-        self.source, self.fail_at, self.asked = Digits("train", image_size=48), fail_at, []
-
-    def __len__(self):
-        return COUNT
-
-    def __getitem__(self, index):
-        if index == self.fail_at:
-            raise OSError("the disk is gone")
-        self.asked.append(index)
-        return self.source[index]
-
-
 @pytest.fixture
 def few(monkeypatch):
-    """Function that puts few digits, as if read anew, in the place of all; gives what is read."""
-
-    def restart(fail_at=None):
-        source = FewDigits(fail_at)
-        monkeypatch.setattr(build, "source", lambda config: source)
-        return source.asked
-
-    restart()
-    return restart
+    return few_digits.in_place_of_all(monkeypatch, COUNT)
 
 
 @pytest.fixture
