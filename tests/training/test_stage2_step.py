@@ -13,16 +13,20 @@ from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
 from rae_jax.models.denoisers.dit_dh import DiTDH, DiTDHConfig
 from rae_jax.models.encoders.mae import MAEConfig, MAEEncoder
-from rae_jax.training.optimizers import adamw
 from rae_jax.training.stage2_step import Stage2Step
 from rae_jax.training.state import TrainState
 from tests.comparison import nchw_to_nhwc
 from tests.golden import recipe
 from tests.models.compiled import filled
 from tests.training.transcribed import (
-    PlainAdamW,
+    EMA_DECAY,
+    SEED,
+    assert_drawn_by_step,
     assert_frozen_are_arguments,
+    assert_steps,
     assert_trees_close,
+    optimizer,
+    schedule,
 )
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -40,13 +44,7 @@ DENOISER = DiTDHConfig(
     head_num_heads=2,
     num_classes=CLASSES,
 )
-# The large epsilon keeps Adam from blowing up rounding where gradients vanish.
-RULE = {"epsilon": 1e-3, "weight_decay": 0.05, "clip_norm": 0.05}
-BETAS, EMA_DECAY, DROPOUT, SHIFT = (0.8, 0.9), 0.7, 0.5, 1.7
-
-
-def rate(step):
-    return 0.01 / (1.0 + step)
+DROPOUT, SHIFT = 0.5, 1.7
 
 
 def batch_of(name):
@@ -74,14 +72,13 @@ class Tiny:
         self.definition, params, buffers = split(denoiser, nnx.Param, Buffer)
         # Smaller weights than that keep rounding from growing through the modulations.
         params = jax.tree.map(lambda leaf: 0.3 * leaf, params)
-        schedule = lambda step: rate(jnp.asarray(step, jnp.float32))  # noqa: E731
-        optimizer = adamw(schedule, beta_1=BETAS[0], beta_2=BETAS[1], **RULE)
-        self.state = TrainState.create(params, buffers, optimizer, jax.random.key(5))
+        rule = optimizer()
+        self.state = TrainState.create(params, buffers, rule, jax.random.key(SEED))
         self.step = Stage2Step(
             self.definition,
             self.autoencoder,
             FlowMatching(times=TimeDistribution("uniform", shift=SHIFT)),
-            optimizer,
+            rule,
             schedule,
             ema_decay=EMA_DECAY,
             label_dropout=DROPOUT,
@@ -120,30 +117,11 @@ def tiny():
 
 @pytest.mark.long
 def test_two_steps_by_hand(tiny):
-    state = tiny.state
-    plain = PlainAdamW(state.params, rate=rate, betas=BETAS, ema_decay=EMA_DECAY, **RULE)
-    for number in range(2):
-        batch = batch_of(f"stage2 {number}")
-        key = jax.random.fold_in(jax.random.key(5), number)
-        value, gradients = tiny.by_hand(state.params, batch, key)
-        norm = plain.update(gradients)
-        state, metrics = tiny.compiled(state, tiny.frozen, batch)
-        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
-        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
-        np.testing.assert_allclose(metrics["learning_rate"], rate(number), rtol=1e-6)
-        assert int(state.step) == number + 1
-        assert_trees_close(state.params, plain.params, 2e-6)
-        assert_trees_close(state.ema, plain.ema, 2e-6)
+    assert_steps(tiny, [batch_of(f"stage2 {number}") for number in range(2)])
 
 
 def test_noise_depends_on_the_step_and_a_repeated_step_repeats_it(tiny):
-    batch = batch_of("stage2")
-    first, metrics = tiny.compiled(tiny.state, tiny.frozen, batch)
-    again, _ = tiny.compiled(tiny.state, tiny.frozen, batch)
-    assert_trees_close(first.params, again.params, 0)
-    later = dataclasses.replace(tiny.state, step=jnp.int32(1))
-    _, other = tiny.compiled(later, tiny.frozen, batch)
-    assert abs(float(other["loss"]) - float(metrics["loss"])) > 1e-3
+    assert_drawn_by_step(tiny, batch_of("stage2"), 1e-3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
