@@ -5,9 +5,8 @@ import importlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 from rae_jax.models.autoencoders.dc import AutoencoderDC
 from rae_jax.models.autoencoders.dc_config import DCConfig
@@ -15,6 +14,13 @@ from rae_jax.models.autoencoders.tiling import Tiling
 from rae_jax.weights.autoencoder_dc import to_tensors
 from tests.comparison import nchw_to_nhwc
 from tests.golden import recipe
+from tests.models.autoencoders.live import (
+    FEW,
+    assert_answers,
+    assert_original_layout,
+    read_by_diffusers,
+    theirs,
+)
 from tests.models.autoencoders.test_dc import answers
 
 pytestmark = [
@@ -22,16 +28,6 @@ pytestmark = [
     # Of libraries that the test imports, not of ours.
     pytest.mark.filterwarnings("ignore"),
 ]
-
-TOLERANCE = 5e-5
-FEW = settings(
-    max_examples=4,
-    deadline=None,
-    derandomize=True,
-    # Every example compiles: a smaller failing one would take too long to find.
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 @st.composite
@@ -73,20 +69,6 @@ def configurations(draw, published=False):
     }
 
 
-def theirs(config):
-    """Their module with recipe weights in every entry, and variances above zero."""
-    torch, diffusers = importlib.import_module("torch"), importlib.import_module("diffusers")
-    module = diffusers.AutoencoderDC(**config).eval()
-    drawn = {}
-    for key, value in module.state_dict().items():
-        named = key + ".weight" if key.endswith("running_var") else key
-        if not key.endswith("num_batches_tracked"):
-            value = torch.from_numpy(recipe.weight(named, tuple(value.shape)))
-        drawn[key] = value
-    module.load_state_dict(drawn)
-    return module
-
-
 def inputs_of(config, height, width):
     """Images in [0, 1] and latents, NCHW."""
     step = 2 ** (len(config["encoder_block_out_channels"]) - 1)
@@ -108,30 +90,24 @@ def answers_of_theirs(module, images, latents):
 
 def assert_same(module, images, latents, expected):
     found = answers(module, *(jnp.asarray(nchw_to_nhwc(values)) for values in (images, latents)))
-    for name, values in expected.items():
-        atol = TOLERANCE * np.abs(values).max()
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=atol, err_msg=name)
+    assert_answers(found, expected)
 
 
 @FEW
 @given(data=st.data())
 def test_both_ways(data, tmp_path_factory):
-    diffusers = importlib.import_module("diffusers")
     config = data.draw(configurations())
     folder = tmp_path_factory.mktemp("live")
-    source = theirs(config)
+    source = theirs(AutoencoderDC, config)
     inputs = inputs_of(config, data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)))
     expected = answers_of_theirs(source, *inputs)
     source.save_pretrained(folder / "theirs")
     ours = AutoencoderDC.from_pretrained(folder / "theirs")
     assert_same(ours, *inputs, expected)
     ours.save_pretrained(folder / "ours")
-    back, loading = diffusers.AutoencoderDC.from_pretrained(
-        folder / "ours", output_loading_info=True
-    )
-    assert not loading["missing_keys"] and not loading["unexpected_keys"], loading
+    back = read_by_diffusers(AutoencoderDC, folder / "ours")
     assert DCConfig.read(dict(back.config)).write() == ours.config.write()
-    for name, values in answers_of_theirs(back.eval(), *inputs).items():
+    for name, values in answers_of_theirs(back, *inputs).items():
         np.testing.assert_array_equal(values, expected[name])
 
 
@@ -143,7 +119,7 @@ def test_tiles(data, tmp_path_factory):
     sizes = [data.draw(st.integers(2, 4)) for _ in range(2)]
     strides = [data.draw(st.integers(1, size)) for size in sizes]
     folder = tmp_path_factory.mktemp("live")
-    source = theirs(config)
+    source = theirs(AutoencoderDC, config)
     source.save_pretrained(folder)
     source.enable_tiling(*(step * side for side in (*sizes, *strides)))
     # Cut on at least one side.
@@ -156,21 +132,9 @@ def test_tiles(data, tmp_path_factory):
 @FEW
 @given(data=st.data())
 def test_original_layout(data, tmp_path_factory):
-    diffusers = importlib.import_module("diffusers")
     config = data.draw(configurations(published=True))
     # The converter tells the two kinds of first step by one key alone.
     config["downsample_block_type"] = "pixel_unshuffle"
-    folder = tmp_path_factory.mktemp("live")
-    source = theirs(config)
-    source.save_pretrained(folder)
-    ours = AutoencoderDC.from_pretrained(folder)
-    save_file(to_tensors(ours, "original"), folder / "model.safetensors")
-    read = diffusers.AutoencoderDC.from_single_file(
-        str(folder / "model.safetensors"), config=str(folder)
-    )
-    for key, value in source.state_dict().items():
-        np.testing.assert_array_equal(read.state_dict()[key].numpy(), value.numpy(), err_msg=key)
-    again = AutoencoderDC.from_single_file(folder / "model.safetensors", config=folder)
+    source, folder = theirs(AutoencoderDC, config), tmp_path_factory.mktemp("live")
+    ours, again = assert_original_layout(AutoencoderDC, source, to_tensors, folder)
     assert again.config == ours.config == DCConfig.read(ours.config.write())
-    for key, value in to_tensors(again).items():
-        np.testing.assert_array_equal(value, source.state_dict()[key].numpy(), err_msg=key)

@@ -3,17 +3,22 @@
 import importlib
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 from rae_jax.models.autoencoders.kl import AutoencoderKL
 from rae_jax.weights.autoencoder_kl import to_tensors
 from tests.comparison import nchw_to_nhwc
 from tests.golden import recipe
-from tests.models.autoencoders.test_dc_live import FEW
+from tests.models.autoencoders.live import (
+    FEW,
+    assert_answers,
+    assert_original_layout,
+    assert_same_entries,
+    read_by_diffusers,
+    theirs,
+)
 from tests.models.autoencoders.test_kl import answers
 
 pytestmark = [
@@ -21,8 +26,6 @@ pytestmark = [
     # Of libraries that the test imports, not of ours.
     pytest.mark.filterwarnings("ignore"),
 ]
-
-TOLERANCE = 5e-5
 
 
 @st.composite
@@ -48,19 +51,6 @@ def configurations(draw):
     }
 
 
-def theirs(config):
-    """Their module with recipe weights in every entry."""
-    torch, diffusers = importlib.import_module("torch"), importlib.import_module("diffusers")
-    module = diffusers.AutoencoderKL(**config).eval()
-    module.load_state_dict(
-        {
-            key: torch.from_numpy(recipe.weight(key, tuple(value.shape)))
-            for key, value in module.state_dict().items()
-        }
-    )
-    return module
-
-
 def answers_of_theirs(module, images, latents):
     torch = importlib.import_module("torch")
     with torch.no_grad():
@@ -80,10 +70,9 @@ def answers_of_theirs(module, images, latents):
 @FEW
 @given(data=st.data())
 def test_both_ways(data, tmp_path_factory):
-    diffusers = importlib.import_module("diffusers")
     config = data.draw(configurations())
     folder = tmp_path_factory.mktemp("live")
-    source = theirs(config)
+    source = theirs(AutoencoderKL, config)
     source.save_pretrained(folder / "theirs")
     tiled = data.draw(st.booleans())
     ours = AutoencoderKL.from_pretrained(folder / "theirs")
@@ -96,33 +85,14 @@ def test_both_ways(data, tmp_path_factory):
     latents = recipe.uniform("latents", (2, config["latent_channels"], side, side + 1))
     expected = answers_of_theirs(source, images, latents)
     found = answers(ours, *(jnp.asarray(nchw_to_nhwc(values)) for values in (images, latents)))
-    for name, values in expected.items():
-        atol = TOLERANCE * np.abs(values).max()
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=atol, err_msg=name)
+    assert_answers(found, expected)
     ours.save_pretrained(folder / "ours")
-    back, loading = diffusers.AutoencoderKL.from_pretrained(
-        folder / "ours", output_loading_info=True
-    )
-    assert not loading["missing_keys"] and not loading["unexpected_keys"], loading
-    for key, value in source.state_dict().items():
-        np.testing.assert_array_equal(back.state_dict()[key].numpy(), value.numpy(), err_msg=key)
+    assert_same_entries(read_by_diffusers(AutoencoderKL, folder / "ours").state_dict(), source)
 
 
 @FEW
 @given(data=st.data())
 def test_original_layout(data, tmp_path_factory):
-    diffusers = importlib.import_module("diffusers")
     config = data.draw(configurations()) | {"mid_block_add_attention": True}
-    folder = tmp_path_factory.mktemp("live")
-    source = theirs(config)
-    source.save_pretrained(folder)
-    ours = AutoencoderKL.from_pretrained(folder)
-    save_file(to_tensors(ours, "original"), folder / "model.safetensors")
-    read = diffusers.AutoencoderKL.from_single_file(
-        str(folder / "model.safetensors"), config=str(folder)
-    )
-    for key, value in source.state_dict().items():
-        np.testing.assert_array_equal(read.state_dict()[key].numpy(), value.numpy(), err_msg=key)
-    again = AutoencoderKL.from_single_file(folder / "model.safetensors", config=folder)
-    for key, value in to_tensors(again).items():
-        np.testing.assert_array_equal(value, source.state_dict()[key].numpy(), err_msg=key)
+    source, folder = theirs(AutoencoderKL, config), tmp_path_factory.mktemp("live")
+    assert_original_layout(AutoencoderKL, source, to_tensors, folder)
