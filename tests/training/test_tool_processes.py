@@ -33,6 +33,9 @@ TRAINING = (
     *EVALUATION,
 )
 GAN = (
+    # Above the rounding of gradients, whose sign the first updates of Adam would follow else.
+    "--config.optimizer.epsilon=0.001",
+    "--config.gan.optimizer.epsilon=0.001",
     "--config.lpips.start=1 steps",
     "--config.gan.discriminator_start=2 steps",
     "--config.gan.start=3 steps",
