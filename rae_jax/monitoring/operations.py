@@ -105,8 +105,18 @@ def _products(jaxpr: core.Jaxpr, platform: str) -> Counter[Product]:
             inner = [_taken(inner, parameters.get("branches_platforms"), platform)]
         for counted in inner:
             for product, times in counted.items():
-                found[product] += times * parameters.get("length", 1)
+                found[product] += times * _repeats(equation)
     return found
+
+
+def _repeats(equation: core.JaxprEqn) -> int:
+    """How often the program within an equation runs, over all devices."""
+    name, parameters = equation.primitive.name, equation.params
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
+    if name == "shard_map":
+        return parameters["mesh"].size
+    return parameters.get("length", 1)
 
 
 def _taken(

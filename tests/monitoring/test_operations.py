@@ -4,6 +4,9 @@ import pytest
 
 from rae_jax.monitoring import operations
 from rae_jax.monitoring.operations import count_operations, utilization
+from rae_jax.ops.flash_attention import flash_attention
+from rae_jax.sharding.constrain import on_own_heads
+from rae_jax.sharding.mesh import make_mesh
 
 A, B = jnp.zeros((3, 5)), jnp.zeros((5, 7))
 PRODUCT = 2 * 3 * 5 * 7
@@ -97,3 +100,17 @@ def test_fused_attention_counts_the_products_inside(monkeypatch):
     assert count_operations(attend, query, key) == 2 * one
     gradient = jax.grad(lambda *inputs: attend(*inputs).astype(jnp.float32).sum(), argnums=(0, 1))
     assert count_operations(gradient, query, key) == 7 * one
+
+
+def test_kernels_count_all_their_blocks_on_all_devices():
+    query = jax.ShapeDtypeStruct((8, 1024, 2, 64), jnp.bfloat16)
+    one = 2 * (8 * 2) * 1024 * 1024 * 64
+
+    def operations(mesh):
+        with jax.set_mesh(mesh):
+            kernel = on_own_heads(flash_attention, batch=8, heads=2)
+            assert kernel is not None
+            return count_operations(kernel, query, query, query, platform="tpu")
+
+    assert operations(make_mesh(2, 2, 2)) == operations(make_mesh(8)) == 2 * one
+    assert count_operations(flash_attention, query, query, query, platform="tpu") == 2 * one
