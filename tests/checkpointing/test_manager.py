@@ -146,6 +146,7 @@ def _remove_everything(step_folder):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

@@ -120,6 +120,7 @@ def test_diffusions_match_upstream(name, form):
     case.assert_close(f"diffusion.{form}", value)
 
 
+@pytest.mark.long
 def test_step_noise_depends_on_key_number_and_step_alone():
     key, shape = jax.random.key(0), (3, 5, 4)
     both = step_noise(key, jnp.array([4, 9]), shape)

@@ -82,6 +82,7 @@ def test_a_run_in_two_halves_equals_an_unbroken_one_bit_for_bit(runs, stage, tmp
     assert losses(tmp_path) == losses(unbroken)
 
 
+@pytest.mark.long
 def test_another_seed_gives_another_run(runs, tmp_path):
     stage1.train(pipeline.stage1(2, seed=1), tmp_path)
     there, here = record(runs / "stage1", 2).fingerprint, record(tmp_path, 2).fingerprint

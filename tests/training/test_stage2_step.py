@@ -120,6 +120,7 @@ def test_two_steps_by_hand(tiny):
     assert_steps(tiny, [batch_of(f"stage2 {number}") for number in range(2)])
 
 
+@pytest.mark.long
 def test_noise_depends_on_the_step_and_a_repeated_step_repeats_it(tiny):
     assert_drawn_by_step(tiny, batch_of("stage2"), 1e-3)
 

@@ -100,6 +100,7 @@ def test_latents_come_back_as_reconstructions(tiny):
     np.testing.assert_allclose(nhwc_to_nchw(decoded), expected, rtol=0, atol=3e-5)
 
 
+@pytest.mark.long
 def test_a_key_draws_latents_image_by_image(tiny):
     case, module = tiny
     images, key = images_of(case, "pixel_values"), jax.random.key(3)

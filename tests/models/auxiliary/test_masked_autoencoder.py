@@ -68,6 +68,7 @@ def test_only_hidden_patches_count(loss):
     assert is_hidden.sum(axis=1).tolist() == [12, 12]
 
 
+@pytest.mark.long
 def test_hidden_pixels_change_no_prediction_and_visible_ones_do(loss):
     pixels, is_hidden = example((1, 16, 16, 3)), hidden_patches(1)
     row, column = divmod(int(np.flatnonzero(is_hidden[0])[0]), 4)

@@ -172,6 +172,7 @@ def test_bfloat16_stays_close_and_gives_float32_pixels():
     np.testing.assert_allclose(pixels, run(tiny(), features), rtol=0, atol=0.05)
 
 
+@pytest.mark.long
 def test_initial_parameters_follow_the_published_code():
     decoder = ViTDecoder(TINY, dtype=jnp.float32, rngs=nnx.Rngs(0))
     assert not np.any(decoder.class_token[...])

@@ -322,6 +322,7 @@ def test_null_labels_exist_only_after_label_dropout():
     assert tiny(has_null_label=False).null_label is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_classes", [1, 2, 1000])
 def test_any_number_of_classes_can_be_drawn_with_guidance(num_classes):
     model = tiny(num_classes=num_classes)

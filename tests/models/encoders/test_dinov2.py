@@ -90,6 +90,7 @@ def test_number_of_registers_must_be_given():
         DINOv2Config.from_hugging_face(content)
 
 
+@pytest.mark.long
 def test_initial_parameters_follow_the_published_code():
     config = DINOv2Config(hidden_size=96, depth=2, num_heads=3, image_size=56, layer_scale=1e-5)
     encoder = DINOv2Encoder(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
