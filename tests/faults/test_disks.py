@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -71,7 +72,21 @@ def test_a_disk_that_may_not_be_written_is_told_before_anything_is_loaded(disk):
 def limit(folder, step):
     if step == 5:
         small_disk.wait_for_first_save(folder)
+        # What is printed goes by a process without the limit, or the log would soon be full too.
+        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        assert reader.stdin is not None
+        with reader.stdin as printed:
+            os.dup2(printed.fileno(), 1)
+            os.dup2(printed.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+
+
+def text_with(log, words):
+    """What is in the log once the words are, for which it waits a little."""
+    deadline = time.monotonic() + 10
+    while words not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return log.read_text()
 
 
 def test_files_that_may_not_grow_end_the_run_and_cost_nothing_that_is_saved(tmp_path):
@@ -79,9 +94,10 @@ def test_files_that_may_not_grow_end_the_run_and_cost_nothing_that_is_saved(tmp_
     run = Run("stage1", tmp_path / "run")
     process = run.start(at_step=functools.partial(limit, run.folder), pause=0.1)
     process.join()
-    assert process.exitcode == 2, run.log.read_text()
-    assert "error: the checkpoint of step 6 cannot be written to" in run.log.read_text()
-    assert "the checkpoints of steps [3] are whole" in run.log.read_text()
+    told = text_with(run.log, "error: the checkpoint of step 6 cannot be written to")
+    assert process.exitcode == 2, told
+    assert "error: the checkpoint of step 6 cannot be written to" in told
+    assert "the checkpoints of steps [3] are whole" in told
     assert run.saved() == [3]
     run.finish()
     assert run.told("start") == [3]
