@@ -2,23 +2,16 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from rae_jax.layers.linear import LinearFactory, xavier_linear
 from rae_jax.ops.attention import attention
-from rae_jax.ops.flash_attention import LARGEST_BLOCK, flash_attention
 from rae_jax.ops.rope import apply_rotary
-from rae_jax.sharding.constrain import on_own_heads
 from rae_jax.typing import Array, DTypeLike, Float
 
 Rotary = tuple[Float[Array | np.ndarray, "N head_dim"], Float[Array | np.ndarray, "N head_dim"]]
 """Cosines and sines of every token's angles."""
-
-_LONG = 1024
-"""Tokens from which on a TPU cannot keep logits on its chip (docs/tpu.md)."""
 
 
 class SelfAttention(nnx.Module):
@@ -75,20 +68,5 @@ class SelfAttention(nnx.Module):
             key = self.key_norm(key).astype(value.dtype)
         if rotary is not None:
             query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        mixed = _mixed(query, key, value)
+        mixed = attention(query, key, value)
         return self.out(mixed.reshape(batch, count, width))
-
-
-def _mixed(
-    query: Float[Array, "B N heads head_dim"],
-    key: Float[Array, "B N heads head_dim"],
-    value: Float[Array, "B N heads head_dim"],
-) -> Float[Array, "B N heads head_dim"]:
-    """Attention, by the kernel for TPUs where that is faster."""
-    batch, count, heads, _ = value.shape
-    kernel = None
-    if value.dtype == jnp.bfloat16 and count >= _LONG and count % LARGEST_BLOCK == 0:
-        kernel = on_own_heads(flash_attention, batch, heads)
-    if kernel is None:
-        return attention(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, tpu=kernel, default=attention)

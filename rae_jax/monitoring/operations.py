@@ -125,14 +125,8 @@ def _taken(
     """The branch that is for the platform if they are for such, else the most expensive one."""
     if platforms is None:
         return max(branches, key=_total)
-    fits = (
-        found for found, names in zip(branches, platforms, strict=True) if _is_for(names, platform)
-    )
-    return next(fits)
-
-
-def _is_for(names: tuple[str, ...] | None, platform: str) -> bool:
-    return names is None or platform in names
+    named = zip(branches, platforms, strict=True)
+    return next(found for found, names in named if names is None or platform in names)
 
 
 def _dot_general(equation: core.JaxprEqn) -> list[Product]:

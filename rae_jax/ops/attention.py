@@ -6,9 +6,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from rae_jax.ops.flash_attention import LARGEST_BLOCK, flash_attention
+from rae_jax.sharding.constrain import on_own_heads
 from rae_jax.typing import Array, Float
 
 Implementation = Literal["xla", "cudnn"]
+
+_LONG = 1024
+"""Tokens from which on a TPU cannot keep logits on its chip (docs/tpu.md)."""
 
 _HEADS_AT_A_TIME = 8
 _LARGE = 2**20
@@ -37,6 +42,10 @@ def attention(
             return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
     batch, count, heads, _ = query.shape
+    if implementation is None and value.dtype == jnp.bfloat16 and _is_long(count, key.shape[1]):
+        kernel = on_own_heads(flash_attention, batch, heads)
+        if kernel is not None:
+            return jax.lax.platform_dependent(query, key, value, tpu=kernel, default=whole)
     small = batch * heads * count * key.shape[1] < _LARGE
     # One after another, heads that lie on several devices would have to be moved. Reduced
     # precision is for accelerators, whose programs shall hold nothing but their own attention.
@@ -44,6 +53,11 @@ def attention(
     if implementation is not None or small or several or value.dtype != jnp.float32:
         return whole(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=_few_heads_at_a_time, default=whole)
+
+
+def _is_long(queries: int, keys: int) -> bool:
+    """Whether the kernel for TPUs takes so many tokens, and is faster then."""
+    return queries == keys >= _LONG and keys % LARGEST_BLOCK == 0
 
 
 def _few_heads_at_a_time(

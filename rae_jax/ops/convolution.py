@@ -20,19 +20,16 @@ def convolve(
         kernel: Of the dtype of the maps.
         padding: Zeros at both ends of every side; less than the sides of the window.
     """
+    zeros = (padding,) * (maps.ndim - 2)
     return jax.lax.platform_dependent(
         maps,
         kernel,
-        cpu=functools.partial(_convolve_on_processors, padding),
-        default=functools.partial(_convolve, padding),
+        cpu=functools.partial(_convolve_on_processors, zeros),
+        default=functools.partial(_convolve, zeros),
     )
 
 
-def _convolve(padding: int, maps: Array, kernel: Array) -> Array:
-    return _product(maps, kernel, (padding,) * (maps.ndim - 2))
-
-
-def _product(maps: Array, kernel: Array, padding: tuple[int, ...]) -> Array:
+def _convolve(padding: tuple[int, ...], maps: Array, kernel: Array) -> Array:
     sides = _SIDES[: len(padding)]
     return jax.lax.conv_general_dilated(
         maps,
@@ -47,22 +44,26 @@ def _product(maps: Array, kernel: Array, padding: tuple[int, ...]) -> Array:
 # processors wants, but not within the branches of `cond` nor in loops: there a gradient by the
 # kernel took 40 times as long. So the axes have that order from the outset.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve_on_processors(padding: int, maps: Array, kernel: Array) -> Array:
+def _convolve_on_processors(padding: tuple[int, ...], maps: Array, kernel: Array) -> Array:
     return _convolve(padding, maps, kernel)
 
 
-def _forward(padding: int, maps: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _forward(
+    padding: tuple[int, ...], maps: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(padding, maps, kernel), (maps, kernel)
 
 
-def _backward(padding: int, kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+def _backward(
+    padding: tuple[int, ...], kept: tuple[Array, Array], slope: Array
+) -> tuple[Array, Array]:
     maps, kernel = kept
-    sides = tuple(range(maps.ndim - 2))
-    flipped = jnp.flip(kernel, sides).swapaxes(-2, -1)
-    by_maps = _product(slope, flipped, tuple(kernel.shape[side] - 1 - padding for side in sides))
+    flipped = jnp.flip(kernel, range(len(padding))).swapaxes(-2, -1)
+    rest = tuple(side - 1 - zeros for side, zeros in zip(kernel.shape, padding, strict=False))
+    by_maps = _convolve(rest, slope, flipped)
     # Channels take the place of the batch, and the batch that of channels.
-    windows = _product(maps.swapaxes(0, -1), jnp.moveaxis(slope, 0, -2), (padding,) * len(sides))
-    return by_maps, jnp.moveaxis(windows, 0, -2)
+    by_kernel = _convolve(padding, maps.swapaxes(0, -1), jnp.moveaxis(slope, 0, -2))
+    return by_maps, jnp.moveaxis(by_kernel, 0, -2)
 
 
 _convolve_on_processors.defvjp(_forward, _backward)
