@@ -32,6 +32,7 @@ from rae_jax.configuration.schema import (
     Stage1Config,
     Stage2Config,
 )
+from rae_jax.host_memory import keep_freed_memory
 from rae_jax.layers.functional import Buffer, abstract, freeze, split
 from rae_jax.models.autoencoders.latent_normalization import LatentNormalization
 from rae_jax.models.autoencoders.rae import AutoencoderRAE
@@ -60,6 +61,9 @@ from rae_jax.weights.tables.vit_decoder import VIT_DECODER
 
 VERSION = f"rae_jax, jax {jax.__version__}"
 """What this side is."""
+
+begin = keep_freed_memory
+"""Comes first in the process of this side, as in the tools."""
 
 IMAGENET = 1_281_167
 """Images in an epoch, which only turns durations into steps."""

@@ -1,8 +1,8 @@
 """The sides of a comparison: each prepares a part, and then runs it whenever it is asked to.
 
 A side is a Python module with `VERSION`, what it computes with, and `PARTS`, which maps the name of
-a part to a function of `Settings` that prepares it. Each lives in a process of its own, where its
-memory can be told and no other library's threads are:
+a part to a function of `Settings` that prepares it; `begin()`, if there, comes before. Each lives
+in a process of its own, where its memory can be told and no other library's threads are:
 
 python -m rae_jax.benchmarking.sides MODULE_OR_FILE
 
@@ -288,7 +288,9 @@ def _serve(name: str) -> None:
             if request == "prepare":
                 settings = Settings(**arguments)
                 _restrict(settings.threads)
-                side = Here(load(name), settings)
+                module = load(name)
+                getattr(module, "begin", lambda: None)()
+                side = Here(module, settings)
                 answer: Any = side.facts
             elif request == "parts":
                 module = load(name)

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rae_jax.configuration.errors import INTERRUPTED, USER_ERROR, ConfigError, Stopped
 from rae_jax.configuration.section import Section, nearest, parse
+from rae_jax.host_memory import keep_freed_memory
 
 # `--help` shows the flags defined here as those of the tool that defines them.
 flags.disclaim_key_flags()
@@ -163,6 +164,7 @@ def launch(run: Callable[..., None], *, takes_words: bool = False) -> None:
         if len(argv) > 1 and not takes_words:
             _fail(ConfigError(f"unexpected arguments {argv[1:]}; flags are --name=value"))
         logging.get_absl_handler().addFilter(_worth_showing)
+        keep_freed_memory()
         try:
             run(*([list(argv[1:])] if takes_words else []))
         except (ValueError, OSError, FloatingPointError) as error:

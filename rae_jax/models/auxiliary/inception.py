@@ -93,15 +93,21 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, maps: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 D"]:
         """Activations, at least zero."""
-        maps = jax.lax.conv_general_dilated(
-            maps,
-            self.kernel[...],
-            (self.stride, self.stride),
-            self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            # Scores are compared over machines: no accelerator may round here as it likes.
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        kernel = self.kernel[...]
+        # Scores are compared over machines: no accelerator may round here as it likes.
+        precision = jax.lax.Precision.HIGHEST
+        if kernel.shape[:2] == (1, 1):
+            # The same numbers; processors take half the time for them.
+            maps = jnp.einsum("bhwc,cd->bhwd", maps, kernel[0, 0], precision=precision)
+        else:
+            maps = jax.lax.conv_general_dilated(
+                maps,
+                kernel,
+                (self.stride, self.stride),
+                self.padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=precision,
+            )
         gain = self.scale[...] * jax.lax.rsqrt(self.variance[...] + _EPSILON)
         shift = self.bias[...] - self.mean[...] * gain
         return jax.nn.relu(maps * gain[None, None, None] + shift[None, None, None])
