@@ -24,7 +24,7 @@ def slow(settings):
 
     def run():
         memory.append(np.ones(5_000_000))
-        return np.arange(settings.batch_size) + len(os.sched_getaffinity(0))
+        return np.arange(settings.batch_size) + len(os.sched_getaffinity(0)) + sum(begun)
 
     return Prepared(run, np.asarray, {"compile_seconds": 2.0})
 
@@ -36,6 +36,10 @@ def breaks(settings):
 
 PARTS = {"encode": slow, "decode": refuses, "denoise": breaks, "sample": lambda _: os._exit(7)}
 batches = None
+begun = []
+
+def begin():
+    begun.append(10)
 """
 
 
@@ -54,8 +58,8 @@ def test_a_side_in_another_process(side):
     other = sides.Elsewhere(side, settings("encode", batch_size=3))
     try:
         assert other.facts == {"version": "test 1", "compile_seconds": 2.0}
-        # Of one processor, as it is asked for.
-        assert other.first() == [1, 2, 3]
+        # Of one processor, as it is asked for, and after `begin`.
+        assert other.first() == [11, 12, 13]
         assert 0 < other.run() < 10
         assert (other.products(), other.costs("nowhere")) == (None, [])
         # Two runs of 40 MB.
